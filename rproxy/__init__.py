@@ -1,0 +1,26 @@
+"""rproxy: a reverse proxy and protocol router on Twisted.
+
+`makeService` is what a `.tac` file calls; the `twistd` plugin and the `rproxy` command go through it too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from twisted.application.service import IService
+
+__version__ = "0.1.0.dev0"
+__all__ = ["__version__", "makeService"]
+
+
+def makeService(config: str | PathLike[str]) -> IService:
+    """The whole proxy as one Twisted service, built from the config file at this path.
+
+    Raises `rproxy.errors.ConfigError`, which lists every mistake with its place.
+    """
+    from rproxy.tap import service_from_file
+
+    return service_from_file(config)

@@ -1,0 +1,286 @@
+"""From a configuration to a running proxy: the one place where the parts are put together.
+
+`ProxyService` is what `tap` hands to Twisted. The first half of this file is the service and
+its life (start, reload, drain); the second builds routes from config models. Nothing below
+this file knows that a configuration exists.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, assert_never
+
+from twisted.application.service import MultiService
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from rproxy.config.apps import Passthrough, StreamUpstream
+from rproxy.config.load import load
+from rproxy.config.location import Kind, Location
+from rproxy.config.schema import Configuration
+from rproxy.deadlines import Deadlines
+from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
+from rproxy.errors import ConfigError, StartError
+from rproxy.policy.balance import BALANCERS
+from rproxy.policy.networks import NetworkSet
+from rproxy.policy.routes import NameTable
+from rproxy.relay import RelayFactory
+from rproxy.services.access import ConnectionLog, Sink
+from rproxy.services.connections import Connections
+from rproxy.services.demo import Demo
+from rproxy.services.hosts import HostsFolder
+from rproxy.services.limits import Limits
+from rproxy.services.listeners import Listeners, Wanted
+from rproxy.services.reload import Watch
+from rproxy.services.routing import Routing
+from rproxy.services.signals import Signals
+from rproxy.splice import Pipes
+from rproxy.upstream.peer import Group, Peer, Target, target_of
+from rproxy.upstream.resolve import Names
+
+log = Logger()
+
+
+class ProxyService(MultiService):
+    """One proxy. `file` is what a reload reads again; None for a configuration that has no file.
+
+    `drained` is called at the end of a stop with whether every connection ended by itself.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Configuration,
+        sink: Sink,
+        *,
+        file: Path | None = None,
+        watch: bool = True,
+        drained: Callable[[bool], object] = lambda clean: None,
+    ) -> None:
+        super().__init__()
+        self._reactor, self._config, self._file, self._drained = reactor, config, file, drained
+        self.limits = Limits(reactor, config.max_clients, config.max_clients_per_ip)
+        self.connections = Connections()
+        self.routing = Routing()
+        self.parts = Parts(reactor, ConnectionLog(reactor, sink), self)
+        self._factories: dict[str, PeekFactory] = {}
+        self._peek_options = peek_options(config)
+        self._use(config, tables(config, self.parts))
+        self.listeners = Listeners(reactor, wanted(config), self._factory)
+        self._signals = Signals(reactor, self.reload if file is not None else self._stop)
+        self._watch = Watch(reactor, file, self.reload) if file is not None and watch else None
+        for child in (self.listeners, self._signals, self._watch):
+            if child is not None:
+                child.setServiceParent(self)
+
+    def _factory(self, listener: str) -> IProtocolFactory:
+        factory = PeekFactory(
+            self._reactor,
+            listener,
+            self.routing.choose,
+            self.limits,
+            self.connections,
+            self.parts.journal,
+            self.parts.deadlines,
+            self._peek_options,
+        )
+        self._factories[listener] = factory
+        return factory
+
+    def _use(self, config: Configuration, built: Tables) -> None:
+        """Put new tables in the place of the old; connections that live keep what they were given."""
+        self.routing.table, self.routing.default, self.routing.hosts = built
+        self.limits.max_clients = config.max_clients
+        self.limits.max_clients_per_ip = config.max_clients_per_ip
+        self._peek_options = peek_options(config)
+        for factory in self._factories.values():
+            factory.options = self._peek_options
+        self.parts.forget_unused()
+        self._config = config
+
+    def reload(self) -> None:
+        """Read the file again. Whatever is wrong with it is logged and changes nothing."""
+        assert self._file is not None
+        if self._watch is not None:
+            self._watch.noted()
+        try:
+            config = load(self._file)
+            built = tables(config, self.parts)
+            self.listeners.change(wanted(config))
+        except (ConfigError, StartError) as mistakes:
+            log.error("reload refused, the configuration stays as it was:\n{why}", why=str(mistakes))
+            return
+        self._use(config, built)
+        log.info("reloaded {file}", file=str(self._file))
+
+    def startService(self) -> None:
+        """Twisted's call: listeners are open already, everything else begins."""
+        super().startService()
+        names = ", ".join(self.listeners.ports) or "nothing"
+        log.info("rproxy listens on {names}", names=names)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Twisted's call: free the ports, let connections end, cut off what is left at the deadline."""
+        if self._watch is not None:
+            self._watch.disownServiceParent()
+            self._watch = None
+        yield self.listeners.stopService()
+        self._signals.hurry_on_second_stop(self.connections.abort_all)
+        if self.connections:
+            log.info("waiting for {n} connections", n=len(self.connections))
+        clean = yield self.connections.drain(self._reactor, self._config.drain_timeout)
+        if not clean:
+            log.warn("the drain timeout has passed; the connections left were cut off")
+        self.parts.journal.flush()
+        self.parts.pipes.close()
+        yield super().stopService()
+        self._drained(clean)
+
+    def _stop(self) -> None:
+        """SIGHUP where there is no file: drain and end, as sniproxy does (S-5)."""
+        self._reactor.stop()
+
+
+class Parts:
+    """What routes share, and what outlives a reload: peers keep their counts, names their addresses."""
+
+    def __init__(self, reactor: Any, journal: ConnectionLog, parent: MultiService) -> None:
+        self.reactor, self.journal, self._parent = reactor, journal, parent
+        self.pipes = Pipes()
+        self.deadlines = Deadlines(reactor)
+        self.rng = Random()
+        self.names = Names(reactor, reactor.nameResolver)
+        self._peers: dict[tuple[str, str, int], Peer] = {}
+        self._used: set[tuple[str, str, int]] = set()
+        self._demo: Demo | None = None
+
+    def peer(self, app: str, upstream: StreamUpstream) -> Peer:
+        """The peer at this location for this app, the same one as before the reload if there was one."""
+        key = app, upstream.location.text, upstream.weight
+        self._used.add(key)
+        if key not in self._peers:
+            self._peers[key] = self._make_peer(app, upstream)
+        return self._peers[key]
+
+    def forget_unused(self) -> None:
+        """Called when new tables are in use: peers and names that no route has any more go."""
+        used, self._used = self._used, set()
+        self._peers = {key: self._peers[key] for key in used}
+        self.names.forget({peer.host for peer in self._peers.values()})
+
+    def _make_peer(self, app: str, upstream: StreamUpstream) -> Peer:
+        where, weight = upstream.location, upstream.weight
+        match where.kind:
+            case Kind.UNIX:
+                return Peer(where.text, fixed=[(socket.AF_UNIX, where.path)], weight=weight)
+            case Kind.DEMO:
+                return Peer(where.text, fixed=[self._demo_target()], weight=weight)
+            case Kind.ENDPOINT:
+                return Peer(where.text, endpoint=self._endpoint(app, where), weight=weight)
+            case Kind.INET if isIPAddress(where.host) or isIPv6Address(where.host):
+                return Peer(where.text, fixed=[target_of(where.host, where.port)], weight=weight)
+            case Kind.INET:
+                return Peer(where.text, host=where.host, port=where.port, names=self.names, weight=weight)
+            case _:
+                assert_never(where.kind)
+
+    def _endpoint(self, app: str, where: Location) -> IStreamClientEndpoint:
+        try:
+            endpoint: IStreamClientEndpoint = clientFromString(self.reactor, where.endpoint)
+            return endpoint
+        except (ValueError, TypeError, LookupError, ImportError) as problem:
+            raise StartError(f'app {app}: Twisted cannot use the endpoint "{where.text}": {problem}')
+
+    def _demo_target(self) -> Target:
+        if self._demo is None:
+            self._demo = Demo(self.reactor)
+            self._demo.setServiceParent(self._parent)
+        return self._demo.target
+
+
+class Tables(NamedTuple):
+    """What decides where connections go, built whole before any of it is used."""
+
+    names: NameTable[IProtocolFactory]
+    default: IProtocolFactory | None
+    hosts: HostsFolder | None
+
+
+def tables(config: Configuration, parts: Parts) -> Tables:
+    """The routes of a configuration. Raises `StartError` for what only shows when it is built."""
+    by_app = {
+        key: passthrough(config, key, app.passthrough, parts)
+        for key, app in config.apps.items()
+        if app.passthrough is not None
+    }
+    names = {
+        name: by_app[key] for key, app in config.apps.items() if key in by_app for name in app.server_name
+    }
+    default = by_app[config.default_passthrough] if config.default_passthrough is not None else None
+    return Tables(NameTable(names), default, hosts(config, parts))
+
+
+def passthrough(config: Configuration, key: str, stream: Passthrough, parts: Parts) -> IProtocolFactory:
+    """The route of an app whose connections stay encrypted."""
+    peers = [parts.peer(key, upstream) for upstream in stream.upstream]
+    return RelayFactory(
+        parts.reactor,
+        key,
+        Group(peers, BALANCERS[stream.load_balance](parts.rng)),
+        parts.journal,
+        parts.pipes,
+        parts.deadlines,
+        proxy_protocol=stream.proxy_protocol,
+        connect_timeout=_first_set(stream.connect_timeout, config.connect_timeout),
+        idle_timeout=_first_set(stream.idle_timeout, config.idle_timeout),
+    )
+
+
+def hosts(config: Configuration, parts: Parts) -> HostsFolder | None:
+    """The hosts folder, if there is one. Raises `StartError` when it is not a directory."""
+    if config.hosts is None:
+        return None
+    if not config.hosts.directory.is_dir():
+        raise StartError(f"hosts.directory: {config.hosts.directory} is not a directory")
+    return HostsFolder(
+        parts.reactor,
+        config.hosts.directory,
+        parts.journal,
+        parts.pipes,
+        parts.deadlines,
+        hash_names=config.hosts.hashed,
+        connect_timeout=config.connect_timeout,
+        idle_timeout=config.idle_timeout,
+    )
+
+
+def wanted(config: Configuration) -> list[Wanted]:
+    """The listeners that a configuration names, as endpoint strings."""
+    names = list(config.listen_tls)
+    if config.listen_port_tls is not None:
+        names += [_tcp(config.listen_port_tls, address) for address in config.listen_addresses]
+    return [Wanted(name, config.tcp_listen_backlog) for name in dict.fromkeys(names)]
+
+
+def peek_options(config: Configuration) -> PeekOptions:
+    """What listeners are told about the beginning of a connection."""
+    accept = config.accept_proxy_protocol
+    policy = ProxyPolicy(NetworkSet(accept.from_), accept.required, accept.timeout) if accept else None
+    return PeekOptions(hello_timeout=config.hello_timeout, proxy=policy)
+
+
+def _tcp(port: int, host: str) -> str:
+    if ":" in host:
+        return f"tcp6:{port}:interface=" + host.replace(":", "\\:")
+    return f"tcp:{port}:interface={host}"
+
+
+def _first_set(special: float | None, general: float) -> float:
+    return general if special is None else special

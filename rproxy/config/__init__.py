@@ -1,0 +1,1 @@
+"""TOML text to frozen models; every mistake at once, each with its place."""

@@ -1,0 +1,230 @@
+"""What a config file may say, as frozen models: `Configuration` is a file in its normal form.
+
+Made by `load`, read by `assemble`. The attribute names are the keys; `from_` is `from`. What has a
+shorter form in the file (one name instead of a list, `location` without `upstream`) has only the
+long form here. Durations are seconds as float, sizes are bytes, paths are absolute.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
+
+from rproxy.config.apps import L4, App, AppKey, Table
+from rproxy.config.location import address_v4, address_v6, listener
+from rproxy.config.values import (
+    Count,
+    FilePath,
+    Flag,
+    Milliseconds,
+    Networks,
+    NetworksOrClouds,
+    Port,
+    Seconds,
+    Secret,
+    Size,
+    Some,
+    SomeSeconds,
+    Text,
+    WholeSeconds,
+    Wrong,
+    base_of,
+    one_of,
+    one_or_many,
+    whole,
+)
+
+MAX_WORKERS: Final = 1024
+"""More processes than any machine has cores is a mistake."""
+DEFAULT_BODY: Final = 256 * 1024 * 1024
+"""Bytes of a request body unless configured, as in rpxy: uploads work, and nobody fills a disk."""
+
+
+def _listener(value: object, info: ValidationInfo) -> str:
+    return listener(value, base_of(info))
+
+
+Endpoints = Annotated[tuple[Annotated[str, PlainValidator(_listener)], ...], BeforeValidator(one_or_many)]
+
+
+class AcceptProxyProtocol(Table):
+    """From whom a PROXY header is believed; anybody else who sends one is closed."""
+
+    from_: Networks = Field(alias="from")
+    """What `rproxy.policy.networks.NetworkSet` takes."""
+    required: Flag = False
+    """Whether those peers have to send one."""
+    timeout: SomeSeconds = 3.0
+    """Seconds for the whole header."""
+
+
+class TcpRecvProxyProtocol(Table):
+    """rpxy's form of `AcceptProxyProtocol` with `required`; `Configuration.settled` makes it that."""
+
+    trusted_proxies: Networks
+    timeout: Milliseconds = 0.05
+
+
+class Hosts(Table):
+    """A folder per name, looked up per connection."""
+
+    directory: FilePath
+    hashed: Flag = False
+    """Whether the folders are called by the hash of the name."""
+
+
+class Acme(Table):
+    """The authority that certificates come from, and where they are kept."""
+
+    dir_url: Text = "https://acme-v02.api.letsencrypt.org/directory"
+    email: Text
+    registry_path: FilePath = Field(default="acme_registry", validate_default=True)
+
+
+LogFormat = Literal["combined", "common", "json"]
+
+
+class AccessLog(Table):
+    """Where one line per request or connection is written, and how."""
+
+    path: FilePath | None = None
+    """None: with the other log lines."""
+    format: Annotated[LogFormat, PlainValidator(one_of(LogFormat))] = "combined"
+
+
+class H3(Table):
+    """HTTP/3, on when the table is there."""
+
+    alt_svc_max_age: WholeSeconds = 3600
+    request_max_body_size: Size | None = None
+    """None: as for every request."""
+    max_concurrent_connections: Some = 4096
+    max_concurrent_bidistream: Some = 64
+    max_concurrent_unistream: Some = 64
+    max_idle_timeout: WholeSeconds = 10
+    """0: none."""
+
+
+class Cache(Table):
+    """The response cache, on when the table is there."""
+
+    cache_dir: FilePath = Field(default="cache", validate_default=True)
+    max_cache_entry: Count = 1000
+    max_cache_each_size: Size = 65535
+    max_cache_each_size_on_memory: Size = 65535
+
+
+class Experimental(Table):
+    """rpxy's `[experimental]`; its `acme` and `tcp_recv_proxy_protocol` are settled into their new places."""
+
+    ignore_sni_consistency: Flag = False
+    connection_handling_timeout: WholeSeconds = 0
+    """0: none."""
+    h3: H3 | None = None
+    cache: Cache | None = None
+    acme: Acme | None = None
+    tcp_recv_proxy_protocol: TcpRecvProxyProtocol | None = None
+
+
+def _workers(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str):
+        raise Wrong(f'expected a whole number from 1 to {MAX_WORKERS} or "auto", got the text "{value[:20]}"')
+    return whole(1, MAX_WORKERS)(value)
+
+
+class Configuration(Table):
+    """A whole file."""
+
+    renamed: ClassVar[dict[str, str]] = {"https_redirection_port": "public_https_port"}
+
+    listen_port: Port | None = None
+    listen_port_tls: Port | None = None
+    listen_address_v4: Annotated[
+        tuple[Annotated[str, PlainValidator(address_v4)], ...], BeforeValidator(one_or_many)
+    ] = ("0.0.0.0",)
+    listen_address_v6: Annotated[
+        tuple[Annotated[str, PlainValidator(address_v6)], ...], BeforeValidator(one_or_many)
+    ] = ()
+    listen_ipv6: Flag = False
+    listen: Endpoints = ()
+    """Twisted server endpoint strings for clear text, besides or instead of the port."""
+    listen_tls: Endpoints = ()
+    """The same for TLS."""
+    public_https_port: Port | None = None
+    tcp_listen_backlog: Some = 1024
+    max_clients: Some = 512
+    max_clients_per_ip: Count = 0
+    """0: no cap."""
+    trusted_forwarded_proxies: NetworksOrClouds = ()
+    request_max_body_size: Size = DEFAULT_BODY
+    """0: unlimited."""
+    redact_query_in_access_log: Flag = False
+    sticky_cookie_secret: Secret | None = None
+    max_concurrent_streams: Some = 64
+    accept_proxy_protocol: AcceptProxyProtocol | None = None
+    workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = 1
+    default_app: Text | None = None
+    """A key of `apps`."""
+    default_application: Text | None = None
+    """Another name of `default_app`; None once settled."""
+    default_passthrough: Text | None = None
+    """A key of `apps`, of an app with `passthrough`."""
+    apps: dict[AppKey, App] = Field(default_factory=dict)
+    l4: dict[AppKey, L4] = Field(default_factory=dict)
+    hosts: Hosts | None = None
+    acme: Acme | None = None
+    experimental: Experimental = Experimental()
+    drain_timeout: Seconds = 10.0
+    hello_timeout: SomeSeconds = 10.0
+    connect_timeout: SomeSeconds = 5.0
+    idle_timeout: Seconds = 600.0
+    """0: none."""
+    access_log: AccessLog = AccessLog()
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Every address that the ports are opened on."""
+        v6 = self.listen_address_v6 or (("::",) if self.listen_ipv6 else ())
+        return self.listen_address_v4 + v6
+
+    def settled(self) -> Configuration:
+        """The same with each thing in one place only, and the keys of `apps` spelled as they are there."""
+        return self.model_copy(
+            update={
+                "default_app": self.app_named(self.default_app or self.default_application),
+                "default_application": None,
+                "default_passthrough": self.app_named(self.default_passthrough),
+                "acme": self.acme or self.experimental.acme,
+                "accept_proxy_protocol": self.accept_proxy_protocol or self._received(),
+                "experimental": self.experimental.model_copy(
+                    update={"acme": None, "tcp_recv_proxy_protocol": None}
+                ),
+            }
+        )
+
+    def app_named(self, name: str | None) -> str | None:
+        """The key of `apps` that is meant, or (as in rpxy) one that differs in case only; or None."""
+        if name is None or name in self.apps:
+            return name
+        return next((key for key in self.apps if key.lower() == name.lower()), None)
+
+    def _received(self) -> AcceptProxyProtocol | None:
+        old = self.experimental.tcp_recv_proxy_protocol
+        if old is None:
+            return None
+        return AcceptProxyProtocol.model_validate(
+            {"from": old.trusted_proxies, "required": True, "timeout": old.timeout}
+        )
+
+    @field_validator("listen_address_v4", "listen_address_v6")
+    @classmethod
+    def _no_wildcard_with_others(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for wildcard in {"0.0.0.0", "::"} & set(addresses):
+            if len(set(addresses)) > 1:
+                raise Wrong(
+                    f'"{wildcard}" already stands for every address', "remove it, or remove the others"
+                )
+        return tuple(dict.fromkeys(addresses))

@@ -1,0 +1,1 @@
+"""The client side: what happens on an accepted connection before it is handed on."""

@@ -1,0 +1,333 @@
+"""Peek, decide, become: what an accepted connection is until its route is known. Built by listeners.
+
+`PeekFactory` serves any Twisted endpoint. It admits, reads a PROXY header where one may come,
+reads the ClientHello, asks the routing, and becomes the route's protocol: from then on every
+call goes straight there, with the bytes that were read replayed first. Here and in `exchange`
+every `Refusal` ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.deadlines import Deadline, Deadlines
+from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
+from rproxy.interfaces import Arrival, Journal, Lease, address_of
+from rproxy.policy.networks import NetworkSet
+from rproxy.wire.address import Address, Inet, Unix, inet
+from rproxy.wire.alert import alert_record
+from rproxy.wire.clienthello import MAX_HELLO, HelloReader, looks_like_http
+from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
+
+log = Logger()
+
+LINGER = 1.0
+"""Seconds for which a refused client's bytes are read and dropped: closing on unread ones would be a
+reset, and the reset would overtake the alert."""
+LINGER_BYTES = 1 << 20
+"""Bytes dropped at most in that time; a client that sends on and on is reset."""
+
+PLAIN_HTTP_BODY = b"This port speaks TLS and got a plain HTTP request. Use https:// to reach it.\n"
+PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nServer: rproxy\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(PLAIN_HTTP_BODY), PLAIN_HTTP_BODY)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPolicy:
+    """Whom to believe when a connection begins with a PROXY header; `timeout` is for the whole of it.
+
+    With `required` every connection has to begin with one and only peers in `trusted` may
+    connect. Without, peers in `trusted` may send one and a header from anybody else is refused.
+    """
+
+    trusted: NetworkSet
+    required: bool = False
+    timeout: float = 3.0
+
+    def trusts(self, peer: Address) -> bool:
+        """Whether this socket peer is one that may send a header."""
+        return peer.host in self.trusted if isinstance(peer, Inet) else self.trusted.unix
+
+
+@dataclass(frozen=True, slots=True)
+class PeekOptions:
+    """What a reload may change for connections still to come."""
+
+    hello_timeout: float = 10.0
+    max_hello: int = MAX_HELLO
+    proxy: ProxyPolicy | None = None
+
+
+class Admission(Protocol):
+    """The limits, see `services.limits`."""
+
+    def admit(self, lease: Lease) -> None: ...  # noqa: D102
+    def admit_client(self, client: Address, lease: Lease) -> None: ...  # noqa: D102
+
+
+class Register(Protocol):
+    """The live connections, see `services.connections`."""
+
+    def add(self, connection: Peek) -> None: ...  # noqa: D102
+    def discard(self, connection: Peek) -> None: ...  # noqa: D102
+
+
+@implementer(IProtocolFactory)
+class PeekFactory:
+    """Serves a TLS port: one `Peek` per connection that the limits admit."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        listener: str,
+        choose: Callable[[Arrival], IProtocolFactory],
+        limits: Admission,
+        connections: Register,
+        journal: Journal,
+        deadlines: Deadlines,
+        options: PeekOptions = PeekOptions(),
+    ) -> None:
+        self.reactor, self.listener, self.choose = reactor, listener, choose
+        self.limits, self.connections = limits, connections
+        self.journal, self.deadlines = journal, deadlines
+        self.options = options
+
+    def doStart(self) -> None:
+        """Nothing to prepare; Twisted's ports call it."""
+
+    def doStop(self) -> None:
+        """Nothing to tear down; Twisted's ports call it."""
+
+    def buildProtocol(self, addr: Any) -> Peek | None:
+        """A `Peek` for this peer; None, which closes the connection, when a limit is reached."""
+        peer = address_of(addr)
+        lease = Lease()
+        try:
+            self.limits.admit(lease)
+            if self.options.proxy is None or not self.options.proxy.trusts(peer):
+                self.limits.admit_client(peer, lease)
+        except TooMany:
+            lease.release()
+            return None
+        return Peek(self, peer, lease)
+
+
+@implementer(IHalfCloseableProtocol)
+class Peek(TwistedProtocol):
+    """One accepted connection; keeps its lease for as long as it lives, whatever it has become."""
+
+    transport: Any
+    _become: IProtocol | None = None
+    _refused = False
+    _header: ProxyHeaderReader | None = None
+    _first = b""
+    _in_header = False
+
+    def __init__(self, factory: PeekFactory, peer: Address, lease: Lease) -> None:
+        self._factory, self._peer, self._lease = factory, peer, lease
+        self._options = factory.options
+        self._reader = HelloReader(self._options.max_hello)
+        self._arrival: Arrival | None = None
+        self._started = factory.reactor.seconds()
+        self._deadline: Deadline | None = None
+
+    def connectionMade(self) -> None:
+        """Twisted's call: the clock starts for all that has to come before a route is chosen."""
+        factory = self._factory
+        factory.connections.add(self)
+        self._arrival = Arrival(
+            factory.listener, self._peer, self._peer, local_of(self.transport), self._lease
+        )
+        proxy = self._options.proxy
+        if proxy is None:
+            self._expect(self._options.hello_timeout)
+        elif proxy.trusts(self._peer):
+            self._header = ProxyHeaderReader()
+            self._expect(proxy.timeout if proxy.required else self._options.hello_timeout)
+        elif proxy.required:
+            self._refuse(BadProxyHeader("only trusted proxies may connect here"))
+        else:
+            self._expect(self._options.hello_timeout)
+
+    def _expect(self, seconds: float) -> None:
+        self._stop_clock()
+        self._deadline = self._factory.deadlines.after(seconds, self._too_slow)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's call, until a route is chosen; then it goes to the route's protocol."""
+        try:
+            if self._header is not None:
+                data = self._read_header(self._header, data)
+            if data:
+                self._read_hello(data)
+        except NotTLS as refusal:
+            self._refuse(_not_tls(refusal, self._reader.received), self._reader.received)
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _read_header(self, reader: ProxyHeaderReader, data: bytes) -> bytes:
+        """What comes after the PROXY header, or all of it when there is none; empty while undecided."""
+        assert self._options.proxy is not None
+        if not self._in_header:
+            data = self._first = self._first + data
+            begins = begins_header(data)
+            if begins is None:
+                return b""
+            if begins or self._options.proxy.required:
+                self._in_header = True
+            else:
+                self._know_client(None)
+                return data
+        header = reader.feed(data)
+        if header is None:
+            return b""
+        self._know_client(header)
+        return reader.rest
+
+    def _know_client(self, header: ProxyHeader | None) -> None:
+        """The header has been read, or there is none: count the client, give it time for its hello."""
+        assert self._arrival is not None
+        self._header, self._first = None, b""
+        if header is not None:
+            self._arrival = self._arrival.with_header(header)
+        self._factory.limits.admit_client(self._arrival.client, self._lease)
+        self._expect(self._options.hello_timeout)
+
+    def _read_hello(self, data: bytes) -> None:
+        hello = self._reader.feed(data)
+        if hello is None:
+            return
+        assert self._arrival is not None
+        self._arrival = arrival = self._arrival.with_hello(hello)
+        self._hand_over(self._factory.choose(arrival), arrival)
+
+    def _hand_over(self, route: IProtocolFactory, arrival: Arrival) -> None:
+        become: Any = route.buildProtocol(arrival)
+        if become is None:
+            raise TooMany("the route takes no more")
+        self._stop_clock()
+        self._become = become
+        received = self._reader.received
+        del self._reader
+        self.dataReceived = become.dataReceived  # type: ignore[method-assign]
+        become.makeConnection(self.transport)
+        become.dataReceived(received)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        waiting_for = "PROXY header" if self._in_header else "ClientHello"
+        self._refuse(TooSlow(f"no complete {waiting_for} in time"))
+
+    def _refuse(self, refusal: Refusal, sent_by_client: bytes = b"") -> None:
+        """Answer, write it down, and keep reading for a moment so that the answer arrives."""
+        self._stop_clock()
+        self._refused = True
+        answer = _answer(refusal, sent_by_client)
+        self._journal(refusal.reason, sent=len(answer))
+        if not answer:
+            self.transport.loseConnection()
+            return
+        self._discarded = 0
+        self.dataReceived = self._discard  # type: ignore[method-assign]
+        self.transport.write(answer)
+        self.transport.loseWriteConnection()
+        self._deadline = self._factory.deadlines.after(LINGER, self._stop_lingering)
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > LINGER_BYTES:
+            self.transport.abortConnection()
+
+    def _stop_lingering(self) -> None:
+        self._deadline = None
+        self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """Twisted's call: the client will send no more."""
+        if self._become is not None:
+            _end_of_input(self._become, self.transport)
+        elif self._refused or not self._reader.received:
+            self.transport.loseConnection()
+        else:
+            self._refuse(BadHello("the input ended inside the ClientHello"))
+
+    def writeConnectionLost(self) -> None:
+        """Twisted's call once our half is shut."""
+        half = IHalfCloseableProtocol(self._become, None)
+        if half is not None:
+            half.writeConnectionLost()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Twisted's call, once: everything that was taken is given back."""
+        self._stop_clock()
+        self._factory.connections.discard(self)
+        try:
+            if self._become is not None:
+                self._become.connectionLost(reason)
+            elif not self._refused:
+                self._journal("client_left", sent=0)
+        finally:
+            self._become = None
+            self.__dict__.pop("dataReceived", None)
+            self._lease.release()
+
+    def abort(self) -> None:
+        """Cut the connection off now; the drain deadline has passed."""
+        self.transport.abortConnection()
+
+    def _stop_clock(self) -> None:
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline()
+
+    def _journal(self, reason: str, sent: int) -> None:
+        assert self._arrival is not None
+        self._factory.journal.ended(
+            self._arrival,
+            app="-",
+            peer="-",
+            received=len(self._reader.received),
+            sent=sent,
+            seconds=self._factory.reactor.seconds() - self._started,
+            reason=reason,
+        )
+
+
+def _answer(refusal: Refusal, sent_by_client: bytes) -> bytes:
+    if isinstance(refusal, NotTLS) and looks_like_http(sent_by_client):
+        return PLAIN_HTTP
+    return b"" if refusal.alert is None else alert_record(refusal.alert)
+
+
+def _not_tls(refusal: NotTLS, sent_by_client: bytes) -> Refusal:
+    """Says what it is when the client is a proxy that nobody has declared."""
+    return (
+        BadProxyHeader("from an address that may not send one") if begins_header(sent_by_client) else refusal
+    )
+
+
+def _end_of_input(protocol: IProtocol, transport: Any) -> None:
+    half: Any = IHalfCloseableProtocol(protocol, None)
+    if half is None:
+        transport.loseConnection()
+    else:
+        half.readConnectionLost()
+
+
+def local_of(transport: Any) -> Address:
+    """The address of our end of the connection; unlike `getHost`, without a Twisted object on the way."""
+    name = transport.getHandle().getsockname()
+    if isinstance(name, tuple):
+        return inet(name[0], name[1])
+    return Unix(name if isinstance(name, bytes) else os.fsencode(name))

@@ -1,0 +1,107 @@
+"""The seams between the layers: what a route, a connector and a journal look like to their callers.
+
+A *route* is a Twisted `IProtocolFactory` whose `buildProtocol` takes an `Arrival`; it needs no
+interface of its own. Everything here is implemented above or beside this file and passed in
+through constructors, so that each layer can be tested, and used, alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IAddress
+from zope.interface import implementer
+
+from rproxy.wire.address import Address, Inet, Unix, inet
+from rproxy.wire.clienthello import ClientHello
+from rproxy.wire.proxyheader import ProxyHeader
+
+
+class Lease:
+    """The tickets that one connection took on its way; whoever made it releases it, once.
+
+    The one mutable part of an `Arrival`, shared by all its copies.
+    """
+
+    __slots__ = ("_returns",)
+
+    def __init__(self) -> None:
+        self._returns: list[Callable[[], object]] = []
+
+    def add(self, give_back: Callable[[], object]) -> None:
+        """Call `give_back` when the connection ends, however it ends."""
+        self._returns.append(give_back)
+
+    def release(self) -> None:
+        """Give everything back, latest first; a second call does nothing."""
+        while self._returns:
+            self._returns.pop()()
+
+
+@implementer(IAddress)
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known so far about a connection: each stage hands a richer copy to the next."""
+
+    listener: str
+    """The listener as the configuration writes it."""
+    peer: Address
+    """Who is at the other end of the socket."""
+    client: Address
+    """Who is meant: the peer, or the source that a trusted PROXY header names."""
+    local: Address
+    """Where the client connected to: our socket's address, or the header's destination."""
+    lease: Lease = field(default_factory=Lease, compare=False)
+    header: ProxyHeader | None = None
+    hello: ClientHello | None = None
+
+    @property
+    def server_name(self) -> str | None:
+        """The canonical name from the ClientHello, if one was read and it is usable."""
+        return self.hello.server_name if self.hello else None
+
+    def with_header(self, header: ProxyHeader) -> Arrival:
+        """A copy that believes this PROXY header; one without addresses changes nothing else."""
+        if header.source is None:
+            return replace(self, header=header)
+        local = header.destination or self.local
+        return replace(self, header=header, client=header.source, local=local)
+
+    def with_hello(self, hello: ClientHello) -> Arrival:
+        """A copy that knows the ClientHello."""
+        return Arrival(self.listener, self.peer, self.client, self.local, self.lease, self.header, hello)
+
+
+def address_of(place: Any) -> Address:
+    """The `Address` of a Twisted `IPv4Address`, `IPv6Address` or `UNIXAddress`."""
+    if (host := getattr(place, "host", None)) is not None:
+        return inet(host, place.port)
+    name = getattr(place, "name", None) or b""
+    return Unix(name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape"))
+
+
+def arrival_of(place: Any) -> Arrival:
+    """The arrival that `buildProtocol` was given, or one made of the plain address an endpoint gives."""
+    if isinstance(place, Arrival):
+        return place
+    address = address_of(place)
+    return Arrival("", address, address, Inet("0.0.0.0", 0))
+
+
+class Journal(Protocol):
+    """Where a connection's end is written down; one call per connection, cheap."""
+
+    def ended(
+        self,
+        arrival: Arrival,
+        *,
+        app: str,
+        peer: str,
+        received: int,
+        sent: int,
+        seconds: float,
+        reason: str,
+    ) -> None:
+        """`received` and `sent` count bytes from and to the client; no `app` or `peer` is "-"."""

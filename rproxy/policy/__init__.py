@@ -1,0 +1,1 @@
+"""Decisions: pure functions and small tables; time and chance are arguments."""

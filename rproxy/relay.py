@@ -1,0 +1,309 @@
+"""Two connections joined: bytes, back-pressure and half-close go both ways. The route of a passthrough app.
+
+`RelayFactory.buildProtocol(arrival)` is the downstream end. It looks for a peer as soon as it
+is connected, keeps what the client sends meanwhile (at most one read more than the ClientHello,
+then it stops reading), and joins the two transports. TCP transports are joined by `splice`, any
+others by their protocols. Once joined, nothing of this file runs until an end is closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
+from twisted.internet.protocol import Protocol
+from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.deadlines import Deadline, Deadlines
+from rproxy.errors import Refusal
+from rproxy.interfaces import Arrival, Journal, arrival_of
+from rproxy.splice import Pipes, Pump
+from rproxy.upstream.connect import Dial
+from rproxy.upstream.peer import Group, Peer
+from rproxy.wire.address import Inet
+from rproxy.wire.alert import alert_record
+from rproxy.wire.proxyheader import encode_v1, encode_v2
+
+IDLE_CHECKS = 4
+"""Looks per idle limit: a relay ends between 1 and 1 1/4 limits after its last byte."""
+
+
+@implementer(IProtocolFactory)
+class RelayFactory:
+    """Serves each connection by joining it to a peer of `group`.
+
+    `app` names it in the log. `proxy_protocol` is "none", "v1" or "v2": the header the peer is
+    sent first. `connect_timeout` and `idle_timeout` are seconds, an idle limit of 0 is none.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        app: str,
+        group: Group,
+        journal: Journal,
+        pipes: Pipes,
+        deadlines: Deadlines,
+        *,
+        proxy_protocol: str = "none",
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 600.0,
+    ) -> None:
+        self.reactor, self.app, self.group = reactor, app, group
+        self.journal, self.pipes, self.deadlines = journal, pipes, deadlines
+        self.proxy_protocol = proxy_protocol
+        self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
+
+    def doStart(self) -> None:
+        """Nothing to prepare; Twisted's ports call it."""
+
+    def doStop(self) -> None:
+        """Nothing to tear down; Twisted's ports call it."""
+
+    def buildProtocol(self, addr: Any) -> IProtocol:
+        """The downstream end for this arrival (or for the plain address that an endpoint gives)."""
+        return Downstream(self, arrival_of(addr))
+
+    def refusal(self, refusal: Refusal) -> Refusal:
+        """What the client is told when no peer accepts; a subclass may know better."""
+        return refusal
+
+    def preamble(self, arrival: Arrival) -> bytes:
+        """What the peer is sent before the client's own bytes."""
+        match self.proxy_protocol:
+            case "v1":
+                return encode_v1(arrival.client, arrival.local)
+            case "v2":
+                return encode_v2(arrival.client, arrival.local, arrival.header.tlvs if arrival.header else ())
+            case _:
+                return b""
+
+
+@implementer(IHalfCloseableProtocol)
+class End(Protocol):
+    """What the two ends of a relay share: each knows the far one, and nothing of its kind of transport."""
+
+    transport: Any
+    far: End | None = None
+    received = 0
+    """Bytes that came through the protocol; those that went past it are the pump's."""
+    pump: Pump | None = None
+    """Carries what this end receives, once joined over plain TCP."""
+    ended = False
+    """Whether this side has sent all it will send."""
+    lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's call: pass on; the far transport pauses this one while its buffer is full."""
+        self.received += len(data)
+        assert self.far is not None
+        self.far.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        """Twisted's call: this side has no more to send; the far side is told. Both sides: the end."""
+        self.ended = True
+        far = self.far
+        if far is None or far.lost:
+            self.transport.loseConnection()
+            return
+        far.transport.unregisterProducer()
+        if far.ended:
+            _close(self.transport)
+            if not far.lost:
+                _close(far.transport)
+        else:
+            far.transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Twisted's call once our half is shut; there is nothing to add."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Twisted's call: this side is gone; the far one goes too, after what it still has to send."""
+        self.lost = True
+        far = self.far
+        if far is None or far.lost:
+            return
+        self.stop_pump()
+        far.stop_pump()
+        if reason.type is ConnectionDone or _has_unsent(far.transport):
+            far.transport.unregisterProducer()
+            _close(far.transport)
+        else:
+            far.transport.abortConnection()
+
+    def stop_pump(self) -> None:
+        """Back to the transport's own methods, keeping the count."""
+        if self.pump is not None:
+            self.received += self.pump.moved
+            self.pump.stop()
+            self.pump = None
+
+    @property
+    def moved(self) -> int:
+        """Bytes received from this side so far."""
+        return self.received + (self.pump.moved if self.pump is not None else 0)
+
+
+class Downstream(End):
+    """The client's end, and the relay itself: it outlives the peer's end and writes the journal."""
+
+    def __init__(self, factory: RelayFactory, arrival: Arrival) -> None:
+        self._factory, self._arrival = factory, arrival
+        self._started = factory.reactor.seconds()
+        self._early: list[bytes] = []
+        self._timer: Deadline | None = None
+        self._seen = (-1, 0)
+        self._peer: Peer | None = None
+        self._reason = ""
+        self._dial: Dial | None = Dial(
+            factory.reactor,
+            factory.group,
+            arrival.client[0] if isinstance(arrival.client, Inet) else "",
+            factory.connect_timeout,
+            self._accepted_by,
+            self._refuse,
+        )
+
+    def connectionMade(self) -> None:
+        """Twisted's call: look for a peer."""
+        assert self._dial is not None
+        self._dial.start()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's call: pass on, or keep until there is a peer."""
+        if self.far is not None:
+            super().dataReceived(data)
+            return
+        if self._early:
+            self.transport.pauseProducing()
+        self._early.append(data)
+
+    def _accepted_by(self, peer: Peer) -> IProtocol:
+        self._peer, self._dial = peer, None
+        return Upstream(self)
+
+    def join(self, upstream: Upstream) -> None:
+        """Both ends are there: replay what was kept, and let the bytes run."""
+        self.far, upstream.far = upstream, self
+        early, self._early = self._early, []
+        first = self._factory.preamble(self._arrival) + b"".join(early)
+        self.received += sum(map(len, early))
+        upstream.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(upstream.transport, True)
+        if first:
+            upstream.transport.write(first)
+        self._pump(upstream)
+        if len(early) > 1:
+            self.transport.resumeProducing()
+        if self.ended:
+            self.readConnectionLost()
+        if self._factory.idle_timeout:
+            self._watch()
+
+    def _pump(self, upstream: Upstream) -> None:
+        if _is_plain_tcp(self.transport) and _is_plain_tcp(upstream.transport):
+            self.pump = Pump(self.transport, upstream.transport, self._factory.pipes)
+            upstream.pump = Pump(upstream.transport, self.transport, self._factory.pipes)
+
+    def _watch(self) -> None:
+        """Every quarter of the idle limit: has anything moved? No chunk pays for the clock."""
+        upstream = self.far
+        assert upstream is not None
+        moved, unchanged = self.moved + upstream.moved, 0
+        if moved == self._seen[0]:
+            unchanged = self._seen[1] + 1
+        self._seen = (moved, unchanged)
+        if unchanged >= IDLE_CHECKS:
+            self._timer = None
+            self._abort("idle")
+            return
+        self._timer = self._factory.deadlines.after(self._factory.idle_timeout / IDLE_CHECKS, self._watch)
+
+    def _abort(self, reason: str) -> None:
+        self._reason = reason
+        for end in (self, self.far):
+            if end is not None and not end.lost:
+                end.stop_pump()
+                end.transport.abortConnection()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        refusal = self._factory.refusal(refusal)
+        self._dial, self._reason = None, refusal.reason
+        if self._arrival.hello is not None and refusal.alert is not None:
+            self.transport.write(alert_record(refusal.alert))
+        self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """Twisted's call: before there is a peer it is only noted, and said once there is one."""
+        if self._dial is not None:
+            self.ended = True
+        else:
+            super().readConnectionLost()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Twisted's call: the client is gone."""
+        self._reason = self._reason or _why(reason, "client")
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
+        super().connectionLost(reason)
+        if self.far is None or self.far.lost:
+            self._finish()
+
+    def upstream_lost(self, reason: Failure) -> None:
+        """The peer's end is gone."""
+        assert self._peer is not None
+        self._peer.open -= 1
+        self._reason = self._reason or _why(reason, "peer")
+        if self.lost:
+            self._finish()
+
+    def _finish(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer()
+        self._factory.journal.ended(
+            self._arrival,
+            app=self._factory.app,
+            peer=self._peer.name if self._peer is not None else "-",
+            received=self.moved,
+            sent=self.far.moved if self.far is not None else 0,
+            seconds=self._factory.reactor.seconds() - self._started,
+            reason=self._reason,
+        )
+
+
+class Upstream(End):
+    """The peer's end."""
+
+    def __init__(self, downstream: Downstream) -> None:
+        self._downstream = downstream
+
+    def connectionMade(self) -> None:
+        """Twisted's call: the peer has accepted."""
+        self._downstream.join(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Twisted's call: the peer is gone."""
+        super().connectionLost(reason)
+        self._downstream.upstream_lost(reason)
+
+
+def _why(reason: Failure, side: str) -> str:
+    return "closed" if reason.type is ConnectionDone else f"{side}_reset"
+
+
+def _close(transport: Any) -> None:
+    """Close after what is unsent; in this turn of the loop where the transport can (see `transports`)."""
+    getattr(transport, "close", transport.loseConnection)()
+
+
+def _is_plain_tcp(transport: Any) -> bool:
+    return isinstance(transport, Connection) and not transport.TLS
+
+
+def _has_unsent(transport: Any) -> bool:
+    return bool(getattr(transport, "dataBuffer", b"") or getattr(transport, "_tempDataLen", 0))

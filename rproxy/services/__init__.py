@@ -1,0 +1,1 @@
+"""Long-lived parts shared by connections: routing, listeners, limits, reload, logs."""

@@ -1,0 +1,60 @@
+"""The connections that are alive, so that a stop can wait for them. Filled by `downstream.peek`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+
+class Alive(Protocol):
+    """An accepted connection."""
+
+    def abort(self) -> None:
+        """Cut it off; its `connectionLost` follows."""
+
+
+class Connections:
+    """All live downstream connections of one proxy."""
+
+    def __init__(self) -> None:
+        self._alive: set[Alive] = set()
+        self._empty: Deferred[bool] | None = None
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    def add(self, connection: Alive) -> None:
+        """A connection begins."""
+        self._alive.add(connection)
+
+    def discard(self, connection: Alive) -> None:
+        """A connection has ended."""
+        self._alive.discard(connection)
+        if self._empty is not None and not self._alive:
+            empty, self._empty = self._empty, None
+            empty.callback(True)
+
+    def drain(self, clock: IReactorTime, seconds: float) -> Deferred[bool]:
+        """Fires with True when none is left, or with False after cutting off those left after `seconds`."""
+        if not self._alive:
+            empty: Deferred[bool] = Deferred()
+            empty.callback(True)
+            return empty
+        drained: Deferred[bool] = Deferred()
+        self._empty = drained
+        timer: Any = clock.callLater(seconds, self.abort_all)
+
+        def done(clean: bool) -> bool:
+            if timer.active():
+                timer.cancel()
+                return clean
+            return False
+
+        return drained.addCallback(done)
+
+    def abort_all(self) -> None:
+        """Cut off every connection."""
+        for connection in list(self._alive):
+            connection.abort()

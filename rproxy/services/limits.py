@@ -1,0 +1,74 @@
+"""How many connections may be open: in all, and per client. Asked by every listener, shared by all.
+
+A place is a `Ticket` in the connection's lease, given back once when the connection ends.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.errors import TooMany
+from rproxy.interfaces import Lease
+from rproxy.wire.address import Address, Inet
+
+log = Logger()
+
+QUIET = 10.0
+"""Seconds between two log lines about refused connections: a flood must not become a flood of lines."""
+
+
+class Limits:
+    """Counts of open connections; `max_clients_per_ip` 0 is no limit. Changed in place by a reload."""
+
+    def __init__(self, clock: IReactorTime, max_clients: int, max_clients_per_ip: int = 0) -> None:
+        self._clock = clock
+        self.max_clients, self.max_clients_per_ip = max_clients, max_clients_per_ip
+        self.open = 0
+        self._per_client: dict[bytes | str, int] = {}
+        self._refused = 0
+        self._silent_until = float("-inf")
+
+    def admit(self, lease: Lease) -> None:
+        """Take a place among all connections; raises `TooMany`."""
+        if self.open >= self.max_clients:
+            self._refuse("max_clients", self.max_clients)
+        self.open += 1
+        lease.add(self._leave)
+
+    def admit_client(self, client: Address, lease: Lease) -> None:
+        """Take a place among this client's connections; an IPv6 client is its /64. Raises `TooMany`."""
+        if not self.max_clients_per_ip or not isinstance(client, Inet):
+            return
+        key = _client_key(client.host)
+        count = self._per_client.get(key, 0)
+        if count >= self.max_clients_per_ip:
+            self._refuse("max_clients_per_ip", self.max_clients_per_ip)
+        self._per_client[key] = count + 1
+        lease.add(lambda: self._client_leaves(key))
+
+    def _leave(self) -> None:
+        self.open -= 1
+
+    def _client_leaves(self, key: bytes | str) -> None:
+        count = self._per_client[key] - 1
+        if count:
+            self._per_client[key] = count
+        else:
+            del self._per_client[key]
+
+    def _refuse(self, key: str, limit: int) -> None:
+        self._refused += 1
+        if self._clock.seconds() >= self._silent_until:
+            self._silent_until = self._clock.seconds() + QUIET
+            log.warn("{key} = {limit} is reached; {n} refused", key=key, limit=limit, n=self._refused)
+            self._refused = 0
+        raise TooMany(key)
+
+
+def _client_key(host: str) -> bytes | str:
+    if ":" not in host:
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]

@@ -1,0 +1,244 @@
+"""The listening sockets: made, kept over reloads, and given up at a stop. Owned by `assemble`.
+
+A listener is named by a Twisted endpoint string and lives as long as the configuration names it;
+its factory answers for what is done with a connection. Ports made here survive a lack of file
+descriptors: they stop accepting for a moment, say so once, and go on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from twisted.application.service import Service
+from twisted.internet import address, tcp
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rproxy.errors import StartError
+from rproxy.transports import Accepted
+
+log = Logger()
+
+ACCEPTS = 64
+"""Connections accepted in one turn of the loop, so that a burst of new ones does not starve the old."""
+PAUSE = 0.1
+"""Seconds for which a port stops accepting when the machine has no room for another connection."""
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class PatientPort(tcp.Port):
+    """A TCP port that accepts in batches and sits out a lack of file descriptors."""
+
+    transport = Accepted
+    factory: Any
+    reactor: Any
+    _short = False
+
+    def startListening(self) -> None:
+        """As Twisted's, then lets accepted sockets inherit TCP_NODELAY: relayed segments go as they come."""
+        super().startListening()
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def doRead(self) -> None:
+        """The reactor's call: accept what is there."""
+        for _ in range(ACCEPTS):
+            try:
+                accepted, name = self.socket.accept()
+            except BlockingIOError:
+                break
+            except OSError as problem:
+                if problem.errno in NO_ROOM:
+                    self._sit_out(problem)
+                    return
+                continue  # this one connection died in the queue (accept(2), "Error handling")
+            self._short = False
+            self._serve(accepted, name)
+
+    def _serve(self, accepted: socket.socket, name: Any) -> None:
+        protocol = self.factory.buildProtocol(self._twisted_address(name))
+        if protocol is None:
+            accepted.close()
+            return
+        number, self.sessionno = self.sessionno, self.sessionno + 1
+        protocol.makeConnection(self.transport(accepted, protocol, name, self, number, self.reactor))
+
+    def _twisted_address(self, name: Any) -> Any:
+        if len(name) == 2:
+            return address.IPv4Address("TCP", *name)
+        host = f"{name[0]}%{name[3]}" if name[3] else name[0]
+        return address.IPv6Address("TCP", host, name[1])
+
+    def _sit_out(self, problem: OSError) -> None:
+        if not self._short:
+            log.error("{port} cannot accept: {why}; trying again", port=self, why=problem.strerror)
+        self._short = True
+        self.stopReading()
+        self.reactor.callLater(PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.connected and not self.disconnecting:
+            self.startReading()
+
+
+class PatientReactor:
+    """A reactor whose TCP ports are `PatientPort`s; for endpoints, which make their ports through it."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> Any:
+        """As `IReactorTCP.listenTCP`."""
+        listening = PatientPort(port, factory, backlog, interface, self._reactor)
+        listening.startListening()
+        return listening
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> Any:
+        """As `IReactorSocket.adoptStreamPort`."""
+        if addressFamily == socket.AF_UNIX:
+            return self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
+        listening = PatientPort._fromListeningDescriptor(
+            self._reactor, fileDescriptor, addressFamily, factory
+        )
+        listening.startListening()
+        return listening
+
+
+class Wanted(NamedTuple):
+    """A listener that the configuration names: its endpoint string, and the queue its socket gets."""
+
+    name: str
+    backlog: int
+
+    @property
+    def endpoint(self) -> str:
+        """What Twisted's `serverFromString` takes."""
+        queue = self.name.startswith(("tcp:", "tcp6:", "unix:")) and ":backlog=" not in self.name
+        return f"{self.name}:backlog={self.backlog}" if queue else self.name
+
+
+class Listeners(Service):
+    """The listening sockets of one proxy; bound before privileges are dropped."""
+
+    name = "listeners"
+
+    def __init__(
+        self, reactor: Any, wanted: Sequence[Wanted], build: Callable[[str], IProtocolFactory]
+    ) -> None:
+        self._reactor = PatientReactor(reactor)
+        self._wanted, self._build = tuple(wanted), build
+        self._ports: dict[str, Any] = {}
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """The open ports by listener name."""
+        return dict(self._ports)
+
+    def privilegedStartService(self) -> None:
+        """Twisted's call, still as root: bind everything, or raise `StartError` with all that failed."""
+        problems = self._open(self._wanted)
+        if problems:
+            self._close(list(self._ports))
+            raise StartError("\n".join(problems))
+
+    def startService(self) -> None:
+        """Twisted's call; ports are open already unless nobody made the privileged call."""
+        super().startService()
+        if not self._ports:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None]:
+        """Twisted's call: stop accepting; the ports are free when this fires."""
+        super().stopService()
+        return self._close(list(self._ports))
+
+    def change(self, wanted: Sequence[Wanted]) -> None:
+        """Open what is new and close what is gone; what stays is not touched.
+
+        Raises `StartError`, with nothing changed, when something cannot be opened. Only where
+        old listeners go at the same time, whose very address a new one may need, it is tried
+        again once they are closed, and what fails then is logged.
+        """
+        names = {listener.name for listener in wanted}
+        gone = [name for name in self._ports if name not in names]
+        fresh = [listener for listener in wanted if listener.name not in self._ports]
+        problems = self._open(fresh)
+        if problems and not gone:
+            self._close([listener.name for listener in fresh if listener.name in self._ports])
+            raise StartError("\n".join(problems))
+        self._wanted = tuple(wanted)
+        closed = self._close(gone)
+        if problems:
+            closed.addCallback(lambda _: self._open_late(fresh))
+
+    def _open_late(self, wanted: Sequence[Wanted]) -> None:
+        for problem in self._open([listener for listener in wanted if listener.name not in self._ports]):
+            log.error("{problem}", problem=problem)
+
+    def _open(self, wanted: Sequence[Wanted]) -> list[str]:
+        problems = []
+        for listener in wanted:
+            try:
+                self._ports[listener.name] = self._listen(listener)
+            except (OSError, ValueError, CannotListenError) as problem:
+                problems.append(f"cannot listen on {listener.name}: {_explain(problem)}")
+        return problems
+
+    def _listen(self, listener: Wanted) -> Any:
+        factory = self._build(listener.name)
+        if listener.name.startswith("fd:"):
+            return self._adopt(int(listener.name[3:]), factory)
+        outcome: list[Any] = []
+        endpoint = serverFromString(self._reactor, listener.endpoint)
+        endpoint.listen(factory).addBoth(outcome.append)
+        if outcome and isinstance(outcome[0], Failure):
+            outcome[0].raiseException()
+        if not outcome:
+            raise ValueError("this kind of endpoint does not listen at once")
+        return outcome[0]
+
+    def _adopt(self, number: int, factory: IProtocolFactory) -> Any:
+        inherited = socket.socket(fileno=os.dup(number))
+        try:
+            if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ValueError(f"file descriptor {number} is a socket, but not a listening one")
+            inherited.setblocking(False)
+            return self._reactor.adoptStreamPort(inherited.fileno(), inherited.family, factory)
+        finally:
+            inherited.close()
+
+    def _close(self, names: Sequence[str]) -> Deferred[None]:
+        closing = []
+        for name in names:
+            port = self._ports.pop(name)
+            port.doRead()  # what has been accepted by the kernel would be reset with the socket
+            closing.append(maybeDeferred(port.stopListening))
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+
+def _explain(problem: Exception) -> str:
+    """The cause, and what to do about it."""
+    cause = getattr(problem, "socketError", problem)
+    number = getattr(cause, "errno", None)
+    text = os.strerror(number) if number else str(cause)
+    return f"{text}. {HINTS[number]}" if number in HINTS else text
+
+
+HINTS = {
+    errno.EADDRINUSE: "Another program has this port; `ss -ltnp` names it.",
+    errno.EACCES: "Ports below 1024 need root (use twistd's --uid to drop it), CAP_NET_BIND_SERVICE or a "
+    "socket from systemd.",
+    errno.EADDRNOTAVAIL: "This machine has no such address; `ip addr` lists those it has.",
+    errno.ENOTSOCK: "It has to be a listening socket: systemd's StandardInput=socket or inetd's `wait`.",
+    errno.EBADF: "No such file descriptor was handed over.",
+}

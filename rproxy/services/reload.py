@@ -1,0 +1,94 @@
+"""Notices that the config file has changed. Owned by `assemble`, which says what a change means.
+
+The directory is watched, not the file: editors and Kubernetes replace a file by renaming, also
+through symlinks. inotify only hastens a look that is taken every few seconds anyway, since it
+is silent on network and bind mounts. A look is one `stat`; the content is read when that differs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+from twisted.python.filepath import FilePath
+
+log = Logger()
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks where inotify does not fire."""
+SETTLE = 0.2
+"""Seconds to wait after a sign of change: an editor writes in several steps."""
+
+Fingerprint = tuple[int, ...]
+
+
+class Watch(Service):
+    """Calls `changed` when the file's content may have changed, never twice for one state of the file."""
+
+    name = "config watch"
+
+    def __init__(self, reactor: Any, path: Path, changed: Callable[[], None]) -> None:
+        self._reactor, self._path, self._changed = reactor, path, changed
+        self._seen = fingerprint(path)
+        self._timer: Any = None
+        self._notifier: Any = None
+
+    def startService(self) -> None:
+        """Twisted's call: begin to look."""
+        super().startService()
+        self._look_in(LOOK_EVERY)
+        self._notifier = self._inotify()
+
+    def stopService(self) -> None:
+        """Twisted's call: look no more."""
+        super().stopService()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._notifier is not None:
+            self._notifier.loseConnection()
+            self._notifier = None
+
+    def noted(self) -> None:
+        """The file has been read just now for another reason (a signal)."""
+        self._seen = fingerprint(self._path)
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = self._reactor.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        now = fingerprint(self._path)
+        if now and now != self._seen:  # a file that is gone is waited for
+            self._seen = now
+            self._changed()
+        if self.running:
+            self._look_in(LOOK_EVERY)
+
+    def _inotify(self) -> Any:
+        try:
+            from twisted.internet.inotify import INotify
+
+            notifier = INotify(self._reactor)
+            notifier.startReading()
+        except (ImportError, OSError) as problem:
+            log.info("no inotify here ({why}); looking every {s} s", why=problem, s=LOOK_EVERY)
+            return None
+        for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
+            notifier.watch(FilePath(os.fspath(directory)), callbacks=[self._sign])
+        return notifier
+
+    def _sign(self, ignored: Any, where: Any, mask: int) -> None:
+        if self.running and self._timer.active():
+            self._timer.reset(min(SETTLE, LOOK_EVERY))
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """What differs once the file, or a link on the way to it, is replaced or written; empty: not there."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return ()
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size

@@ -1,0 +1,219 @@
+"""Connecting to the first peer of a group that accepts. Called by `relay`.
+
+One `Dial` is one search. Peers are asked in the balancer's order, each at all its addresses; a
+peer that fails is noted, the next is tried, and nothing has been sent to anybody until one has
+accepted. A peer's count is raised before the attempt and lowered once, here when it fails, by
+the connected protocol's owner when the connection ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
+from rproxy.transports import Outbound
+from rproxy.upstream.peer import Group, Peer, Target
+
+SEARCH = 3
+"""A search may last this many connect time-outs in all, however many addresses there are."""
+BACKLOG_FULL = 0.02
+"""Seconds until a unix socket with a full backlog is asked again (it answers EAGAIN, it never waits)."""
+
+
+class Dial:
+    """A search for a peer; `start`, then either `build(peer)` or `refused(refusal)` is called, once.
+
+    `build` returns the protocol that the connected transport is given to. `timeout` is in
+    seconds and holds for each address. `cancel` ends the search silently.
+    """
+
+    __slots__ = (
+        "_build",
+        "_client",
+        "_deadline",
+        "_group",
+        "_outbound",
+        "_peer",
+        "_reactor",
+        "_refusal",
+        "_refused",
+        "_targets",
+        "_timeout",
+        "_timer",
+        "_tried",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        reactor: Any,
+        group: Group,
+        client: str,
+        timeout: float,
+        build: Callable[[Peer], IProtocol],
+        refused: Callable[[Refusal], None],
+    ) -> None:
+        self._reactor, self._group, self._client = reactor, group, client
+        self._timeout, self._build, self._refused = timeout, build, refused
+        self._tried: list[Peer] = []
+        self._targets: list[Target] = []
+        self._refusal: Refusal = PeerUnreachable("no peer")
+        self._peer: Peer | None = None
+        self._outbound: Outbound | None = None
+        self._waiting: Any = None
+        self._timer: Any = None
+        self._deadline = 0.0
+
+    def start(self) -> None:
+        """Ask the first peer; may finish before it returns."""
+        self._deadline = self._reactor.seconds() + SEARCH * self._timeout
+        self._next_peer()
+
+    def cancel(self) -> None:
+        """Stop searching: the client has gone, or the proxy stops."""
+        self._drop_attempt()
+        if self._peer is not None:
+            self._peer.open -= 1
+            self._peer = None
+        self._build = self._refused = _nothing
+
+    def _next_peer(self) -> None:
+        self._timer = None
+        now = self._reactor.seconds()
+        peer = self._group.pick(self._client, self._tried, now) if now < self._deadline else None
+        if peer is None:
+            refused, self._refused = self._refused, _nothing
+            refused(self._refusal)
+            return
+        self._tried.append(peer)
+        self._peer = peer
+        peer.open += 1
+        if peer.endpoint is not None:
+            self._wait_for(peer.endpoint.connect(_Handing(self.connected)), lambda _: None)
+            return
+        self._targets = list(peer.targets())
+        if self._targets or not peer.host:
+            self._next_target()
+        else:
+            self._wait_for(peer.resolved(), lambda _: self._resolved(peer))
+
+    def _wait_for(self, answer: Deferred[Any], arrived: Callable[[Any], None]) -> None:
+        self._waiting = answer
+        self._arm(self._timed_out)
+        answer.addCallbacks(arrived, self._wait_failed, errbackArgs=(answer,))
+
+    def _wait_failed(self, failure: Failure, answer: Deferred[Any]) -> None:
+        if self._waiting is not answer:  # given up already; this is our own cancellation
+            return
+        self._waiting = None
+        self._disarm()
+        self._refusal = PeerUnreachable(failure.getErrorMessage())
+        self._peer_failed()
+
+    def _resolved(self, peer: Peer) -> None:
+        if self._waiting is None:
+            return
+        self._waiting = None
+        self._disarm()
+        self._targets = list(peer.targets())
+        self._next_target()
+
+    def _next_target(self) -> None:
+        if not self._targets or self._reactor.seconds() >= self._deadline:
+            self._peer_failed()
+            return
+        family, target = self._targets.pop(0)
+        try:
+            outbound = Outbound(self._reactor, family, target, self._settled)
+        except OSError as problem:  # no file descriptor left, or no such family
+            self._attempt_failed(problem.errno or errno.EIO)
+            return
+        self._outbound = outbound
+        outbound.start()
+        if self._outbound is outbound:  # not settled yet
+            self._arm(self._timed_out)
+
+    def _settled(self, outbound: Outbound, code: int) -> None:
+        self._disarm()
+        self._outbound = None
+        if not code:
+            outbound.serve(self.connected())
+        elif code == errno.EAGAIN and outbound.family == socket.AF_UNIX:
+            self._targets.insert(0, (outbound.family, outbound.target))
+            self._timer = self._reactor.callLater(BACKLOG_FULL, self._again)
+        else:
+            self._attempt_failed(code)
+
+    def _again(self) -> None:
+        self._timer = None
+        self._next_target()
+
+    def connected(self) -> IProtocol:
+        """The search is over: the protocol for the transport that was made."""
+        self._waiting = None
+        self._disarm()
+        peer, self._peer = self._peer, None
+        assert peer is not None
+        peer.succeeded()
+        build, self._build = self._build, _nothing
+        return build(peer)
+
+    def _attempt_failed(self, code: int) -> None:
+        timed_out = code == errno.ETIMEDOUT
+        why = "connecting took too long" if timed_out else os.strerror(code)
+        self._refusal = (PeerTimeout if timed_out else PeerUnreachable)(why, code)
+        self._next_target()
+
+    def _timed_out(self) -> None:
+        self._drop_attempt()
+        self._attempt_failed(errno.ETIMEDOUT)
+
+    def _peer_failed(self) -> None:
+        peer, self._peer = self._peer, None
+        assert peer is not None
+        peer.open -= 1
+        peer.failed(self._reactor.seconds(), str(self._refusal))
+        # In a turn of its own: a hundred peers that refuse at once must not nest a hundred calls deep.
+        self._timer = self._reactor.callLater(0, self._next_peer)
+
+    def _drop_attempt(self) -> None:
+        self._disarm()
+        outbound, self._outbound = self._outbound, None
+        if outbound is not None:
+            outbound.abandon()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
+
+    def _arm(self, late: Callable[[], None]) -> None:
+        self._timer = self._reactor.callLater(self._timeout, late)
+
+    def _disarm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+class _Handing(Factory):
+    """Gives the transport that a Twisted endpoint made to the search's protocol."""
+
+    noisy = False
+
+    def __init__(self, connected: Callable[[], IProtocol]) -> None:
+        self._connected = connected
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return self._connected()
+
+
+def _nothing(_: Any) -> Any:
+    """Stands where a callback was that has been called."""

@@ -1,0 +1,119 @@
+"""Peers and the groups they form. Made by `assemble`, asked by `upstream.connect`.
+
+A peer outlives a reload when its location stays, and with it what is known about it: open
+connections, whether it was reachable, its addresses.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+
+from rproxy.policy.balance import Balancer
+from rproxy.upstream.resolve import Names
+
+log = Logger()
+
+DOWN_FOR = 10.0
+"""Seconds for which a peer that refused is only tried when no other is left; nginx's fail_timeout."""
+
+Target = tuple[int, Any]
+"""An address family and what `connect` takes for it."""
+
+
+class Peer:
+    """One upstream server. `name` is its location as configured, unique in its group."""
+
+    __slots__ = (
+        "_cached",
+        "_fixed",
+        "_host",
+        "_names",
+        "_port",
+        "down_until",
+        "endpoint",
+        "name",
+        "open",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        fixed: Sequence[Target] = (),
+        host: str = "",
+        port: int = 0,
+        names: Names | None = None,
+        endpoint: IStreamClientEndpoint | None = None,
+        weight: int = 1,
+    ) -> None:
+        self.name, self.weight, self.endpoint = name, weight, endpoint
+        self.open = 0
+        self.down_until = float("-inf")
+        self._fixed = tuple(fixed)
+        self._host, self._port, self._names = host, port, names
+        self._cached: tuple[tuple[str, ...], tuple[Target, ...]] = ((), ())
+
+    @property
+    def host(self) -> str:
+        """The name that has to be resolved, or empty."""
+        return self._host
+
+    def targets(self) -> tuple[Target, ...]:
+        """Where to connect, in order; empty while the name has no known address."""
+        if self._names is None:
+            return self._fixed
+        addresses = self._names.known(self._host)
+        if addresses is not self._cached[0]:
+            self._cached = (addresses, tuple(target_of(host, self._port) for host in addresses))
+        return self._cached[1]
+
+    def resolved(self) -> Deferred[tuple[str, ...]]:
+        """Fires when `targets` has something to say; fails when the name does not resolve."""
+        assert self._names is not None
+        return self._names.first(self._host)
+
+    def failed(self, now: float, why: str) -> None:
+        """Note that no connection could be made; logged when it is news."""
+        if self.down_until == float("-inf"):
+            log.warn("peer {peer} is unreachable: {why}", peer=self.name, why=why)
+        self.down_until = now + DOWN_FOR
+
+    def succeeded(self) -> None:
+        """Note that a connection was made; logged when it is news."""
+        if self.down_until != float("-inf"):
+            log.info("peer {peer} is reachable again", peer=self.name)
+            self.down_until = float("-inf")
+
+
+class Group:
+    """The peers that serve one route, and the balancer that picks among them."""
+
+    def __init__(self, peers: Sequence[Peer], balancer: Balancer) -> None:
+        if not peers:
+            raise ValueError("a group needs at least one peer")
+        self.peers = tuple(peers)
+        self._balancer = balancer
+
+    def pick(self, client: str, tried: Sequence[Peer], now: float) -> Peer | None:
+        """The next peer to try, or None when all have been; one known to be down only as a last resort."""
+        if len(self.peers) == 1:
+            return None if tried else self.peers[0]
+        untried = [peer for peer in self.peers if peer not in tried]
+        candidates = [peer for peer in untried if peer.down_until <= now] or untried
+        return self._balancer.pick(candidates, client) if candidates else None
+
+
+def target_of(host: str, port: int) -> Target:
+    """The target of an IP address as text (a zone, `fe80::1%eth0`, is resolved here)."""
+    if ":" not in host:
+        return socket.AF_INET, (host, port)
+    address, _, zone = host.partition("%")
+    scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+    return socket.AF_INET6, (address, port, 0, scope)

@@ -1,0 +1,65 @@
+"""HTTP/1.1 heads and chunks as bytes, for `downstream` and `upstream`.
+
+What we add (a Location, a cookie, a forwarded address) is built from what strangers sent: every function
+raises `ValueError` rather than write a line break that was not asked for. It costs three counts over the
+finished head, so fields that were read and fields that were added are checked alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .message import Framing, Pair, Piece
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""The interim response a client with `expects_continue` waits for."""
+
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++").fullmatch
+_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]++").fullmatch
+
+
+def request_head(method: bytes, target: bytes, pairs: Iterable[Pair]) -> bytes:
+    """A request's head, always as HTTP/1.1; `pairs` include Host and what frames the body."""
+    if not _METHOD(method) or not _TARGET(target):
+        raise ValueError("malformed method or target")
+    return _head(b"%b %b HTTP/1.1" % (method, target), pairs)
+
+
+def response_head(status: int, reason: bytes, pairs: Iterable[Pair]) -> bytes:
+    """A response's head, interim or final, always as HTTP/1.1 (our version, RFC 9110 §2.5)."""
+    if not 100 <= status <= 999:
+        raise ValueError("status out of range")
+    return _head(b"HTTP/1.1 %d %b" % (status, reason), pairs)
+
+
+def framing_pairs(framing: Framing, length: int) -> list[Pair]:
+    """The field that announces a body of this framing; none for NONE and UNTIL_CLOSE."""
+    if framing is Framing.LENGTH:
+        return [(b"Content-Length", b"%d" % length)]
+    return [(b"Transfer-Encoding", b"chunked")] if framing is Framing.CHUNKED else []
+
+
+def chunk(piece: Piece) -> tuple[bytes, Piece, bytes]:
+    """One chunk as three buffers to be written in order, so that the piece is not copied.
+
+    Raises `ValueError` for an empty piece, which would end the body.
+    """
+    if not piece:
+        raise ValueError("empty chunk")
+    return b"%x\r\n" % len(piece), piece, b"\r\n"
+
+
+def last_chunk(trailers: Iterable[Pair] = ()) -> bytes:
+    """The end of a chunked body, with trailers if there are any."""
+    return _head(b"0", trailers)
+
+
+def _head(first: bytes, pairs: Iterable[Pair]) -> bytes:
+    lines = [first, *map(b": ".join, pairs)]
+    ends = len(lines) + 1
+    lines += (b"", b"")
+    head = b"\r\n".join(lines)
+    if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == ends or b"\0" in head:
+        raise ValueError("line break or NUL in a head")
+    return head

@@ -1,0 +1,164 @@
+"""HTTP messages as values, the same for every version; made by the codecs, read by everything above them.
+
+Nothing here has a clock, a socket or a limit. Everything is bytes, as on the wire. `Headers` may be shared
+between messages of one connection (see `http1.MessageReader`), so nothing in it is ever changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from rproxy.errors import Refusal
+
+Piece = bytes | memoryview
+"""A part of a body: of a read-only buffer, so it may be written later without a copy."""
+
+Pair = tuple[bytes, bytes]
+"""One field: the name as it was spelled, the value without the white space around it."""
+
+
+class BadRequest(Refusal):
+    """A request that is malformed or could be read in two ways; the text says why, in our words."""
+
+    reason, alert, status = "bad_request", None, 400
+
+
+class TargetTooLong(BadRequest):
+    """A request-target above our limit (RFC 9110 §15.5.15)."""
+
+    reason, alert, status = "target_too_long", None, 414
+
+
+class ExpectationFailed(BadRequest):
+    """An Expect other than `100-continue` (RFC 9110 §10.1.1)."""
+
+    reason, alert, status = "expectation_failed", None, 417
+
+
+class HeadTooLarge(BadRequest):
+    """A head or trailer section above our limits in bytes or in fields (RFC 6585 §5)."""
+
+    reason, alert, status = "head_too_large", None, 431
+
+
+class NotImplementedHere(BadRequest):
+    """A transfer coding other than `chunked`, or a method longer than any real one (RFC 9112 §3, §6.1)."""
+
+    reason, alert, status = "not_implemented", None, 501
+
+
+class UnknownVersion(BadRequest):
+    """A well-formed request line of a version other than HTTP/1.0 and HTTP/1.1."""
+
+    reason, alert, status = "unknown_version", None, 505
+
+
+class BadResponse(Refusal):
+    """A response that is malformed, ambiguous or cut short: the peer's connection is closed, never reused."""
+
+    reason, alert, status = "bad_response", None, 502
+
+
+class Framing(Enum):
+    """How the end of a body is found (RFC 9112 §6.3)."""
+
+    NONE = 1
+    """There is no body and no field that speaks of one."""
+    LENGTH = 2
+    """`length` bytes follow; 0 is possible."""
+    CHUNKED = 3
+    """Chunks follow, then a trailer section."""
+    UNTIL_CLOSE = 4
+    """The body lasts until the peer closes; responses only."""
+
+
+class Headers:
+    """The fields of one message in their order, names as spelled; never changed once made."""
+
+    __slots__ = ("names", "pairs")
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = pairs
+        self.names = [name.lower() for name, _ in pairs]
+        """The names in lower case, one per pair: what every lookup compares with."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field `name` (lower case), or None."""
+        names = self.names
+        return self.pairs[names.index(name)][1] if name in names else None
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of the field `name` (lower case), in order."""
+        names = self.names
+        if name not in names:
+            return []
+        return [pair[1] for lower, pair in zip(names, self.pairs, strict=True) if lower == name]
+
+    def without(self, dropped: Collection[bytes]) -> list[Pair]:
+        """A new list of the pairs whose lower-case name is not in `dropped` (a set, for speed)."""
+        return [p for name, p in zip(self.names, self.pairs, strict=True) if name not in dropped]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and list(self.pairs) == list(other.pairs)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.pairs))
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.pairs)!r})"
+
+
+class Request(NamedTuple):
+    """A request's head, every part checked. A tuple because it is made for every request: 0.3 µs."""
+
+    method: bytes
+    """Any token; case matters."""
+    target: bytes
+    """As sent, for the log."""
+    path: bytes
+    """What to route by and to forward: path and query, or `*`; empty for CONNECT."""
+    authority: bytes
+    """`host` or `host:port` as spelled, from the target or from Host; empty for HTTP/1.0 without either."""
+    scheme: bytes
+    """`http` or `https` if the target was absolute, else empty."""
+    version: int
+    """10 or 11."""
+    headers: Headers
+    framing: Framing
+    length: int
+    """Bytes of body if `framing` is LENGTH, else 0."""
+    keep_alive: bool
+    """Whether the client allows another request on this connection (RFC 9112 §9.3)."""
+    expects_continue: bool
+    """Whether the client waits for `100 Continue` before it sends the body."""
+    connection: frozenset[bytes]
+    """What Connection names, in lower case; anybody may name anything, `host` too."""
+    upgrade: bytes
+    """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+
+
+class Response(NamedTuple):
+    """A response's head, every part checked."""
+
+    version: int
+    """10 or 11."""
+    status: int
+    """100 to 999; below 200 another head follows, but for 101."""
+    reason: bytes
+    headers: Headers
+    framing: Framing
+    """For the request it answers: NONE for HEAD, 1xx, 204 and 304 whatever the fields say."""
+    length: int
+    """Bytes of body if `framing` is LENGTH, else 0."""
+    keep_alive: bool
+    """Whether the peer allows another request on this connection, as far as the head says."""
+    connection: frozenset[bytes]
+    upgrade: bytes
+    """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+
+    @property
+    def interim(self) -> bool:
+        """Whether the final response is still to come (RFC 9110 §15.2)."""
+        return self.status < 200 and self.status != 101

@@ -1,0 +1,14 @@
+"""What Twisted finds of rproxy: `twistd rproxy` and the endpoint strings `acceptproxy:` and `sendproxy:`.
+
+Read by every Twisted program that looks for plugins, so it imports little.
+"""
+
+from twisted.application.service import ServiceMaker
+
+from rproxy.endpoints import AcceptProxyParser, SendProxyParser
+
+service = ServiceMaker(  # type: ignore[no-untyped-call]
+    "rproxy", "rproxy.tap", "Reverse proxy and protocol router", "rproxy"
+)
+acceptproxy = AcceptProxyParser()
+sendproxy = SendProxyParser()
