@@ -7,6 +7,7 @@ this file knows that a configuration exists.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -117,11 +118,13 @@ class ProxyService(MultiService):
             log.error("reload refused, the configuration stays as it was:\n{why}", why=str(mistakes))
             return
         self._use(config, built)
+        self.parts.look_up()
         log.info("reloaded {file}", file=str(self._file))
 
     def startService(self) -> None:
         """Twisted's call: listeners are open already, everything else begins."""
         super().startService()
+        self._reactor.callWhenRunning(self.parts.look_up)
         names = ", ".join(self.listeners.ports) or "nothing"
         log.info("rproxy listens on {names}", names=names)
 
@@ -164,9 +167,9 @@ class Parts:
     def peer(self, app: str, upstream: StreamUpstream) -> Peer:
         """The peer at this location for this app, the same one as before the reload if there was one."""
         key = app, upstream.location.text, upstream.weight
-        self._used.add(key)
         if key not in self._peers:
             self._peers[key] = self._make_peer(app, upstream)
+        self._used.add(key)
         return self._peers[key]
 
     def forget_unused(self) -> None:
@@ -174,6 +177,11 @@ class Parts:
         used, self._used = self._used, set()
         self._peers = {key: self._peers[key] for key in used}
         self.names.forget({peer.host for peer in self._peers.values()})
+
+    def look_up(self) -> None:
+        """Ask for the addresses of all peers now, so that no client waits for the first answer."""
+        for peer in self._peers.values():
+            peer.targets()
 
     def _make_peer(self, app: str, upstream: StreamUpstream) -> Peer:
         where, weight = upstream.location, upstream.weight
@@ -185,7 +193,7 @@ class Parts:
             case Kind.ENDPOINT:
                 return Peer(where.text, endpoint=self._endpoint(app, where), weight=weight)
             case Kind.INET if isIPAddress(where.host) or isIPv6Address(where.host):
-                return Peer(where.text, fixed=[target_of(where.host, where.port)], weight=weight)
+                return Peer(where.text, fixed=[_fixed(app, where)], weight=weight)
             case Kind.INET:
                 return Peer(where.text, host=where.host, port=where.port, names=self.names, weight=weight)
             case _:
@@ -247,7 +255,7 @@ def hosts(config: Configuration, parts: Parts) -> HostsFolder | None:
     """The hosts folder, if there is one. Raises `StartError` when it is not a directory."""
     if config.hosts is None:
         return None
-    if not config.hosts.directory.is_dir():
+    if not os.path.isdir(config.hosts.directory):  # unlike Path.is_dir also False where we may not look
         raise StartError(f"hosts.directory: {config.hosts.directory} is not a directory")
     return HostsFolder(
         parts.reactor,
@@ -274,6 +282,13 @@ def peek_options(config: Configuration) -> PeekOptions:
     accept = config.accept_proxy_protocol
     policy = ProxyPolicy(NetworkSet(accept.from_), accept.required, accept.timeout) if accept else None
     return PeekOptions(hello_timeout=config.hello_timeout, proxy=policy)
+
+
+def _fixed(app: str, where: Location) -> Target:
+    try:
+        return target_of(where.host, where.port)
+    except OSError:  # only a zone is looked up: fe80::1%eth0
+        raise StartError(f'app {app}: "{where.text}": this machine has no such network interface')
 
 
 def _tcp(port: int, host: str) -> str:

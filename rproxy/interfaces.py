@@ -7,6 +7,7 @@ through constructors, so that each layer can be tested, and used, alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IAddress
 from zope.interface import implementer
 
-from rproxy.wire.address import Address, Inet, Unix, inet
+from rproxy.wire.address import Address, Unix, inet
 from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.proxyheader import ProxyHeader
 
@@ -51,8 +52,8 @@ class Arrival:
     """Who is at the other end of the socket."""
     client: Address
     """Who is meant: the peer, or the source that a trusted PROXY header names."""
-    local: Address
-    """Where the client connected to: our socket's address, or the header's destination."""
+    local: Address | None = None
+    """Where the client connected to, as a trusted PROXY header says; None: ask the socket, see `local_of`."""
     lease: Lease = field(default_factory=Lease, compare=False)
     header: ProxyHeader | None = None
     hello: ClientHello | None = None
@@ -66,8 +67,7 @@ class Arrival:
         """A copy that believes this PROXY header; one without addresses changes nothing else."""
         if header.source is None:
             return replace(self, header=header)
-        local = header.destination or self.local
-        return replace(self, header=header, client=header.source, local=local)
+        return replace(self, header=header, client=header.source, local=header.destination)
 
     def with_hello(self, hello: ClientHello) -> Arrival:
         """A copy that knows the ClientHello."""
@@ -75,11 +75,12 @@ class Arrival:
 
 
 def address_of(place: Any) -> Address:
-    """The `Address` of a Twisted `IPv4Address`, `IPv6Address` or `UNIXAddress`."""
+    """The `Address` of a Twisted TCP or unix address; `TypeError` for any other kind."""
     if (host := getattr(place, "host", None)) is not None:
         return inet(host, place.port)
-    name = getattr(place, "name", None) or b""
-    return Unix(name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape"))
+    if not hasattr(place, "name"):
+        raise TypeError(f"not a socket address: {place!r}")
+    return Unix(os.fsencode(place.name or b""))
 
 
 def arrival_of(place: Any) -> Arrival:
@@ -87,7 +88,15 @@ def arrival_of(place: Any) -> Arrival:
     if isinstance(place, Arrival):
         return place
     address = address_of(place)
-    return Arrival("", address, address, Inet("0.0.0.0", 0))
+    return Arrival("", address, address)
+
+
+def local_of(transport: Any) -> Address:
+    """The address of our end of a connection; unlike `getHost`, with no Twisted object on the way."""
+    name = transport.getHandle().getsockname()
+    if isinstance(name, tuple):
+        return inet(name[0], name[1])
+    return Unix(os.fsencode(name))
 
 
 class Journal(Protocol):

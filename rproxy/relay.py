@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
-from rproxy.interfaces import Arrival, Journal, arrival_of
+from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.splice import Pipes, Pump
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
@@ -71,15 +71,14 @@ class RelayFactory:
         """What the client is told when no peer accepts; a subclass may know better."""
         return refusal
 
-    def preamble(self, arrival: Arrival) -> bytes:
-        """What the peer is sent before the client's own bytes."""
-        match self.proxy_protocol:
-            case "v1":
-                return encode_v1(arrival.client, arrival.local)
-            case "v2":
-                return encode_v2(arrival.client, arrival.local, arrival.header.tlvs if arrival.header else ())
-            case _:
-                return b""
+    def preamble(self, arrival: Arrival, transport: Any) -> bytes:
+        """What the peer is sent before the client's own bytes; `transport` is the downstream one."""
+        if self.proxy_protocol == "none":
+            return b""
+        local = arrival.local or local_of(transport)
+        if self.proxy_protocol == "v1":
+            return encode_v1(arrival.client, local)
+        return encode_v2(arrival.client, local, arrival.header.tlvs if arrival.header else ())
 
 
 @implementer(IHalfCloseableProtocol)
@@ -158,6 +157,7 @@ class Downstream(End):
         self._seen = (-1, 0)
         self._peer: Peer | None = None
         self._reason = ""
+        self._finished = False
         self._dial: Dial | None = Dial(
             factory.reactor,
             factory.group,
@@ -189,13 +189,11 @@ class Downstream(End):
         """Both ends are there: replay what was kept, and let the bytes run."""
         self.far, upstream.far = upstream, self
         early, self._early = self._early, []
-        first = self._factory.preamble(self._arrival) + b"".join(early)
+        first = self._factory.preamble(self._arrival, self.transport) + b"".join(early)
         self.received += sum(map(len, early))
-        upstream.transport.registerProducer(self.transport, True)
-        self.transport.registerProducer(upstream.transport, True)
         if first:
             upstream.transport.write(first)
-        self._pump(upstream)
+        self._let_run(upstream)
         if len(early) > 1:
             self.transport.resumeProducing()
         if self.ended:
@@ -203,10 +201,13 @@ class Downstream(End):
         if self._factory.idle_timeout:
             self._watch()
 
-    def _pump(self, upstream: Upstream) -> None:
+    def _let_run(self, upstream: Upstream) -> None:
         if _is_plain_tcp(self.transport) and _is_plain_tcp(upstream.transport):
             self.pump = Pump(self.transport, upstream.transport, self._factory.pipes)
             upstream.pump = Pump(upstream.transport, self.transport, self._factory.pipes)
+        else:
+            upstream.transport.registerProducer(self.transport, True)
+            self.transport.registerProducer(upstream.transport, True)
 
     def _watch(self) -> None:
         """Every quarter of the idle limit: has anything moved? No chunk pays for the clock."""
@@ -250,18 +251,20 @@ class Downstream(End):
         if dial is not None:
             dial.cancel()
         super().connectionLost(reason)
-        if self.far is None or self.far.lost:
-            self._finish()
+        self._finish()
 
     def upstream_lost(self, reason: Failure) -> None:
         """The peer's end is gone."""
         assert self._peer is not None
         self._peer.open -= 1
         self._reason = self._reason or _why(reason, "peer")
-        if self.lost:
-            self._finish()
+        self._finish()
 
     def _finish(self) -> None:
+        """Once both ends are gone; closing one may close the other before it returns."""
+        if self._finished or not self.lost or not (self.far is None or self.far.lost):
+            return
+        self._finished = True
         timer, self._timer = self._timer, None
         if timer is not None:
             timer()

@@ -108,6 +108,10 @@ class Pump:
             except OSError:  # full, or broken: then the sink's own next attempt reports it
                 sent = 0
         if sent < len(chunk):
+            if (
+                sink.producer is None
+            ):  # now back-pressure is needed: the sink pauses the source when it is full
+                sink.registerProducer(self._source, True)
             sink.write(chunk[sent:] if sent else chunk)
         elif self.moved >= BULK:
             self._source.doRead = self._splice  # type: ignore[method-assign]

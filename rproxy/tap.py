@@ -7,6 +7,7 @@ come here too, so that there is one way in.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The proxy that these options describe. Raises `ConfigError` or `StartError`, which print as text."""
+    _raise_file_limit()
     sink = _sink(options)
     if options["hosts"]:
         return _hosts_service(Path(options["hosts"]), bool(options["hashed"]), sink)
@@ -83,6 +85,13 @@ def _hosts_service(directory: Path, hashed: bool, sink: Any) -> IService:
     folder = Hosts.model_construct(directory=directory.absolute(), hashed=hashed)
     config = Configuration.model_construct(listen_tls=("fd:0",), hosts=folder)
     return ProxyService(reactor, config, sink, drained=_exit_status)
+
+
+def _raise_file_limit() -> None:
+    """As many file descriptors as this process may have: a relayed connection takes two, four in bulk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _exit_status(clean: bool) -> None:

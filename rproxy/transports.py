@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet import address, main, tcp
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 
@@ -27,6 +28,8 @@ CONNECTED = {0, errno.EISCONN}
 
 class EagerWrite(tcp.Connection):
     """A `tcp.Connection` whose `write` sends at once when nothing is waiting to be sent."""
+
+    _shouldShutdown = False  # before close(2) it does nothing: no other process has the socket
 
     def write(self, data: bytes) -> None:
         """As `ITransport.write`; what the socket does not take now is queued as ever."""
@@ -41,6 +44,16 @@ class EagerWrite(tcp.Connection):
             sent = 0
         if sent < len(data):
             super().write(data[sent:] if sent else data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """As Twisted's, without asking the reason for the names of all its classes."""
+        if "socket" not in self.__dict__:  # a second call: aborted while it was being lost
+            return
+        FileDescriptor.connectionLost(self, reason)
+        self._closeSocket(reason.type is not ConnectionAborted)
+        protocol = self.protocol
+        del self.protocol, self.socket, self.fileno
+        protocol.connectionLost(reason)
 
     def loseWriteConnection(self) -> None:
         """As `ITCPTransport.loseWriteConnection`; at once when nothing is waiting to be sent."""
@@ -66,6 +79,21 @@ class EagerWrite(tcp.Connection):
 
 class Accepted(EagerWrite, tcp.Server):
     """The transport of an accepted connection."""
+
+    logstr = repstr = "Accepted"
+
+    def __init__(
+        self, sock: socket.socket, protocol: IProtocol, client: Any, server: Any, number: int, reactor: Any
+    ) -> None:
+        """As Twisted's, without the log prefix, which it makes anew for each connection."""
+        FileDescriptor.__init__(self, reactor)
+        sock.setblocking(False)
+        self.socket, self.fileno, self.protocol = sock, sock.fileno, protocol
+        self.client, self.server, self.sessionno, self.hostname = client, server, number, client[0]
+        if len(client) == 4:
+            self._addressType = address.IPv6Address
+        self.startReading()
+        self.connected = 1
 
 
 Settled = Callable[["Outbound", int], None]

@@ -150,7 +150,7 @@ def _entries(entries: tuple[ReverseProxy, ...], path: Path) -> Iterator[Found]:
         here: Path = (*path, index)
         first = seen.setdefault(entry.path, index)
         if first != index:
-            what = f"two entries serve the path {quoted(entry.path)}"
+            what = f"the path {quoted(entry.path)} has an entry already"
             at, other = (*here, "path"), (*path, first, "path")
             yield _found(
                 at, what, 'each path has one entry; without a path it is "/"', other=other, about=(here,)

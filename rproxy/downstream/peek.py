@@ -8,7 +8,6 @@ every `Refusal` ends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
 from rproxy.interfaces import Arrival, Journal, Lease, address_of
 from rproxy.policy.networks import NetworkSet
-from rproxy.wire.address import Address, Inet, Unix, inet
+from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.clienthello import MAX_HELLO, HelloReader, looks_like_http
 from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
@@ -146,9 +145,7 @@ class Peek(TwistedProtocol):
         """Twisted's call: the clock starts for all that has to come before a route is chosen."""
         factory = self._factory
         factory.connections.add(self)
-        self._arrival = Arrival(
-            factory.listener, self._peer, self._peer, local_of(self.transport), self._lease
-        )
+        self._arrival = Arrival(factory.listener, self._peer, self._peer, lease=self._lease)
         proxy = self._options.proxy
         if proxy is None:
             self._expect(self._options.hello_timeout)
@@ -323,11 +320,3 @@ def _end_of_input(protocol: IProtocol, transport: Any) -> None:
         transport.loseConnection()
     else:
         half.readConnectionLost()
-
-
-def local_of(transport: Any) -> Address:
-    """The address of our end of the connection; unlike `getHost`, without a Twisted object on the way."""
-    name = transport.getHandle().getsockname()
-    if isinstance(name, tuple):
-        return inet(name[0], name[1])
-    return Unix(name if isinstance(name, bytes) else os.fsencode(name))

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from rproxy.interfaces import Arrival
+from rproxy.wire.address import Address, Inet
 
 log = Logger()
 
@@ -53,7 +54,7 @@ class ConnectionLog:
         """Write a connection down; the line leaves with others, soon."""
         lines = self._lines
         lines.append(
-            f"{self._now()} client={arrival.client} name={_name(arrival)} app={app} peer={peer}"
+            f"{self._now()} client={_client(arrival.client)} name={_name(arrival)} app={app} peer={peer}"
             f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
         )
 
@@ -87,6 +88,10 @@ class ConnectionLog:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._stamp
+
+
+def _client(client: Address) -> str:
+    return str(client) if isinstance(client, Inet) else escaped(str(client))
 
 
 def _name(arrival: Arrival) -> str:

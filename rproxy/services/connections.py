@@ -21,6 +21,7 @@ class Connections:
     def __init__(self) -> None:
         self._alive: set[Alive] = set()
         self._empty: Deferred[bool] | None = None
+        self._cut_off = False
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -37,7 +38,7 @@ class Connections:
             empty.callback(True)
 
     def drain(self, clock: IReactorTime, seconds: float) -> Deferred[bool]:
-        """Fires with True when none is left, or with False after cutting off those left after `seconds`."""
+        """Fires when none is left, after `seconds` at the latest; False if some were cut off for it."""
         if not self._alive:
             empty: Deferred[bool] = Deferred()
             empty.callback(True)
@@ -49,12 +50,12 @@ class Connections:
         def done(clean: bool) -> bool:
             if timer.active():
                 timer.cancel()
-                return clean
-            return False
+            return clean and not self._cut_off
 
         return drained.addCallback(done)
 
     def abort_all(self) -> None:
         """Cut off every connection."""
+        self._cut_off = bool(self._alive)
         for connection in list(self._alive):
             connection.abort()

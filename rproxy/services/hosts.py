@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from rproxy.deadlines import Deadlines
 from rproxy.errors import PeerUnreachable, Refusal, UnknownName
-from rproxy.interfaces import Arrival, Journal
+from rproxy.interfaces import Arrival, Journal, local_of
 from rproxy.policy.balance import InOrder
 from rproxy.relay import RelayFactory
 from rproxy.splice import Pipes
@@ -87,13 +87,13 @@ class HostRoute(RelayFactory):
         peer = Peer(f"unix:{path}", fixed=[(socket.AF_UNIX, path)])
         super().__init__(reactor, "hosts", Group([peer], InOrder()), journal, pipes, deadlines, **timeouts)
 
-    def preamble(self, arrival: Arrival) -> bytes:
+    def preamble(self, arrival: Arrival, transport: Any) -> bytes:
         """A PROXY v1 header when the host has a `send-proxy-v1`, whatever it is; asked after connecting."""
         try:
             os.stat(self._folder / "send-proxy-v1")
         except OSError:
             return b""
-        return encode_v1(arrival.client, arrival.local)
+        return encode_v1(arrival.client, arrival.local or local_of(transport))
 
     def refusal(self, refusal: Refusal) -> Refusal:
         """A socket that is missing, not ours or dead is an unknown name; the rest is our trouble."""

@@ -28,19 +28,24 @@ from rproxy.transports import Accepted
 log = Logger()
 
 ACCEPTS = 64
-"""Connections accepted in one turn of the loop, so that a burst of new ones does not starve the old."""
+"""Connections accepted in one turn of the loop at most, so that a burst does not starve the old ones."""
+MOST_QUEUED = 65536
+"""Connections that any kernel queues for a port at most (somaxconn is a 16-bit number in practice)."""
 PAUSE = 0.1
 """Seconds for which a port stops accepting when the machine has no room for another connection."""
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+NO_ENDPOINT = (OSError, ValueError, TypeError, LookupError, ImportError, CannotListenError)
+"""What an endpoint string that cannot be used raises: Twisted's parsers let their own mistakes through."""
 
 
 class PatientPort(tcp.Port):
     """A TCP port that accepts in batches and sits out a lack of file descriptors."""
 
-    transport = Accepted
+    transport = Accepted  # type: ignore[assignment]  # any ITransport will do
     factory: Any
     reactor: Any
     _short = False
+    _batch = ACCEPTS
 
     def startListening(self) -> None:
         """As Twisted's, then lets accepted sockets inherit TCP_NODELAY: relayed segments go as they come."""
@@ -49,7 +54,9 @@ class PatientPort(tcp.Port):
 
     def doRead(self) -> None:
         """The reactor's call: accept what is there."""
-        for _ in range(ACCEPTS):
+        asked = served = 0
+        while asked < self._batch:
+            asked += 1
             try:
                 accepted, name = self.socket.accept()
             except BlockingIOError:
@@ -59,8 +66,19 @@ class PatientPort(tcp.Port):
                     self._sit_out(problem)
                     return
                 continue  # this one connection died in the queue (accept(2), "Error handling")
+            served += 1
             self._short = False
-            self._serve(accepted, name)
+            try:
+                self._serve(accepted, name)
+            except Exception:  # a mistake in one connection must not close the port
+                log.failure("{port} could not serve {name}", port=self, name=name)
+        # As many as there were, or more if all were there: asking an empty queue each time is a waste.
+        self._batch = max(1, served) if served < asked else min(2 * asked, ACCEPTS)
+
+    def empty(self) -> None:
+        """Accept all that the kernel has queued: closing the socket would reset it."""
+        self._batch = MOST_QUEUED
+        self.doRead()
 
     def _serve(self, accepted: socket.socket, name: Any) -> None:
         protocol = self.factory.buildProtocol(self._twisted_address(name))
@@ -190,7 +208,7 @@ class Listeners(Service):
         for listener in wanted:
             try:
                 self._ports[listener.name] = self._listen(listener)
-            except (OSError, ValueError, CannotListenError) as problem:
+            except NO_ENDPOINT as problem:
                 problems.append(f"cannot listen on {listener.name}: {_explain(problem)}")
         return problems
 
@@ -221,7 +239,8 @@ class Listeners(Service):
         closing = []
         for name in names:
             port = self._ports.pop(name)
-            port.doRead()  # what has been accepted by the kernel would be reset with the socket
+            if isinstance(port, PatientPort):
+                port.empty()
             closing.append(maybeDeferred(port.stopListening))
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 

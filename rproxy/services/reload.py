@@ -63,21 +63,27 @@ class Watch(Service):
         now = fingerprint(self._path)
         if now and now != self._seen:  # a file that is gone is waited for
             self._seen = now
-            self._changed()
+            try:
+                self._changed()
+            except Exception:  # or nobody would look any more
+                log.failure("the reload failed")
         if self.running:
             self._look_in(LOOK_EVERY)
 
     def _inotify(self) -> Any:
+        notifier: Any = None
         try:
             from twisted.internet.inotify import INotify
 
             notifier = INotify(self._reactor)
+            for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
+                notifier.watch(FilePath(os.fspath(directory)), callbacks=[self._sign])
             notifier.startReading()
-        except (ImportError, OSError) as problem:
+        except Exception as problem:  # Twisted's INotifyError is private: no watcher left for this user
             log.info("no inotify here ({why}); looking every {s} s", why=problem, s=LOOK_EVERY)
+            if notifier is not None:
+                notifier.loseConnection()
             return None
-        for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
-            notifier.watch(FilePath(os.fspath(directory)), callbacks=[self._sign])
         return notifier
 
     def _sign(self, ignored: Any, where: Any, mask: int) -> None:

@@ -98,7 +98,9 @@ class Dial:
         self._peer = peer
         peer.open += 1
         if peer.endpoint is not None:
-            self._wait_for(peer.endpoint.connect(_Handing(self.connected)), lambda _: None)
+            connecting = peer.endpoint.connect(_Handing(lambda: self._handed(peer)))
+            if self._peer is peer:  # not connected at once
+                self._wait_for(connecting, lambda _: None)
             return
         self._targets = list(peer.targets())
         if self._targets or not peer.host:
@@ -146,8 +148,9 @@ class Dial:
         self._disarm()
         self._outbound = None
         if not code:
-            outbound.serve(self.connected())
+            outbound.serve(self._connected())
         elif code == errno.EAGAIN and outbound.family == socket.AF_UNIX:
+            self._refusal = PeerTimeout("its backlog is full", code)
             self._targets.insert(0, (outbound.family, outbound.target))
             self._timer = self._reactor.callLater(BACKLOG_FULL, self._again)
         else:
@@ -157,7 +160,11 @@ class Dial:
         self._timer = None
         self._next_target()
 
-    def connected(self) -> IProtocol:
+    def _handed(self, peer: Peer) -> IProtocol | None:
+        """What an endpoint's transport gets; None when too late: some endpoints cannot be cancelled."""
+        return self._connected() if self._peer is peer else None
+
+    def _connected(self) -> IProtocol:
         """The search is over: the protocol for the transport that was made."""
         self._waiting = None
         self._disarm()
@@ -208,7 +215,7 @@ class _Handing(Factory):
 
     noisy = False
 
-    def __init__(self, connected: Callable[[], IProtocol]) -> None:
+    def __init__(self, connected: Callable[[], IProtocol | None]) -> None:
         self._connected = connected
 
     def buildProtocol(self, addr: IAddress | None) -> Any:

@@ -164,7 +164,7 @@ def _refuse_url(text: str) -> None:
         raise ValueError(f"{text!r} has a scheme; write {_bare(host)!r}, the name alone")
     if host != text:
         raise ValueError(f"{text!r} has a path; write {_bare(host)!r}, the name alone")
-    if text.startswith("[") or text.count(":") > 1:
+    if text.count(":") > 1:
         raise ValueError(f"{text!r} is an IPv6 address, which no client sends as a name; write a host name")
     if ":" in text:
         raise ValueError(f"{text!r} has a port; write {_bare(host)!r}, ports belong to the listeners")

@@ -1,0 +1,218 @@
+"""Parts of a file that do not go together, each with its sentence. All features count as built here."""
+
+import pytest
+
+from rproxy.config.load import parse
+from rproxy.errors import ConfigError
+
+TLS = 'tls_cert_path = "a", tls_cert_key_path = "b"'
+STREAM = 'passthrough = { upstream = [{ location = "a" }] }'
+PROXY = 'reverse_proxy = { location = "a" }'
+
+
+def app(*lines, name="site", server_name="a.example"):
+    return "\n".join([f"[apps.{name}]", f'server_name = "{server_name}"', *lines, ""])
+
+
+def found(*parts):
+    """Key and message of every problem."""
+    try:
+        parse("\n".join(parts), "x.toml", rows=())
+    except ConfigError as error:
+        return [(problem.key, problem.message) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listen_port_tls = 443\n" + app(STREAM),
+        "listen_tls = ['fd:0']\n[hosts]\ndirectory = 'h'",
+        "listen_port = 80\n" + app(PROXY),
+        "listen_port = 80\nlisten_port_tls = 443\ndefault_app = 'SITE'\n" + app(f"tls = {{ {TLS} }}", PROXY),
+        "listen_port = 80\nlisten_port_tls = 443\n" + app(STREAM, PROXY),
+        "listen_port_tls = 443\n[acme]\nemail = 'a@b'\n" + app("tls = { acme = true }", PROXY),
+        f"[l4.db]\nlisten = ':1'\ntls = {{ {TLS} }}\nupstream = [{{ location = 'a:1' }}]",
+        "listen_port_tls = 443\n" + app(STREAM) + app(STREAM, name="other", server_name="*.a.example"),
+    ],
+)
+def test_what_goes_together_is_accepted(text):
+    assert found(text) == []
+
+
+def test_equal_ports():
+    """R-G-2."""
+    assert found("listen_port = 443\nlisten_port_tls = 443", app(STREAM)) == [
+        ("listen_port_tls", "port 443 is already listen_port, line 1")
+    ]
+
+
+def test_one_socket_for_clear_text_and_tls():
+    assert found("listen = ['fd:0']\nlisten_tls = ['tcp:1', 'fd:0']", app(STREAM)) == [
+        ("listen_tls[1]", '"fd:0" is already in listen, line 1')
+    ]
+
+
+def test_a_port_to_redirect_to_without_tls():
+    """R-G-6."""
+    assert found("listen_port = 80\npublic_https_port = 443", app(PROXY)) == [
+        ("public_https_port", "public_https_port is given, but there is no TLS port to redirect to")
+    ]
+
+
+def test_a_name_belongs_to_one_app():
+    """R-A-13."""
+    first = app(STREAM, server_name="bücher.example")
+    second = app(STREAM, name="other", server_name="XN--bcher-kva.example.")
+    assert found("listen_port_tls = 1", first, second) == [
+        ("apps.other.server_name", '"xn--bcher-kva.example" is already a name of apps.site, line 3')
+    ]
+
+
+def test_a_name_stands_once():
+    text = f'listen_port_tls = 1\n[apps.site]\nserver_name = ["a.example", "A.example"]\n{STREAM}'
+    assert found(text) == [("apps.site.server_name[1]", '"a.example" is listed twice, line 3')]
+
+
+def test_an_app_that_serves_nothing():
+    assert found("listen_port_tls = 1", app()) == [
+        ("apps.site", "this app serves nothing: it has neither passthrough nor reverse_proxy")
+    ]
+
+
+def test_terminating_and_passing_on():
+    assert found("listen_port_tls = 1", app(f"tls = {{ {TLS} }}", STREAM)) == [
+        (
+            "apps.site.tls",
+            "TLS is either terminated here (tls) or passed on undecrypted (passthrough), not both",
+        )
+    ]
+
+
+def test_sticky_for_an_app_with_a_stream():
+    text = found("listen_port_tls = 1", app('load_balance = "sticky"', STREAM))
+    assert text == [
+        (
+            "apps.site.load_balance",
+            "sticky needs a cookie, and there is none in the passthrough stream of this app",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listeners", "lines", "expected"),
+    [
+        ("listen_port = 80", [STREAM],
+         ("apps.site.passthrough", "this app has passthrough, but there is no TLS port")),
+        ("listen_port = 80", [f"tls = {{ {TLS} }}", PROXY],
+         ("apps.site.tls", "this app has tls, but there is no TLS port")),
+        ("listen_port_tls = 1", [PROXY],
+         ("apps.site.reverse_proxy", "this app serves clear-text HTTP only, and there is no port for it")),
+        ("listen_port_tls = 1", [f"tls = {{ {TLS}, https_redirection = true }}", PROXY],
+         ("apps.site.tls.https_redirection",
+          "https_redirection needs both a clear-text port and a TLS port")),
+    ],
+)  # fmt: skip
+def test_an_app_that_no_port_leads_to(listeners, lines, expected):
+    """R-G-21, R-G-22."""
+    assert found(listeners, app(*lines)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [
+        ("", ("apps.site.tls", "tls needs one source of certificates, it has none")),
+        (f"{TLS}, self_signed = true",
+         ("apps.site.tls", "tls needs one source of certificates, it has certificate files and self_signed")),
+        ('tls_cert_path = "a"', ("apps.site.tls", 'missing key "tls_cert_key_path"')),
+        ('tls_cert_key_path = "a"', ("apps.site.tls", 'missing key "tls_cert_path"')),
+        ("acme = true", ("apps.site.tls.acme", "acme = true needs a table [acme] with an email address")),
+    ],
+)  # fmt: skip
+def test_a_certificate_has_one_source(tls, expected):
+    """R-A-9, R-A-12."""
+    assert found("listen_port_tls = 1", app(f"tls = {{ {tls} }}", PROXY)) == [expected]
+
+
+@pytest.mark.parametrize(("first", "second"), [("", ""), ("path = '/a'", "path = '/a/'"), ("path = '/'", "")])
+def test_a_path_has_one_entry(first, second):
+    """R-A-14."""
+    entries = [f"[[apps.site.reverse_proxy]]\nlocation = 'a'\n{path}" for path in (first, second)]
+    [(key, message)] = found("listen_port = 1", app(), *entries)
+    assert key.startswith("apps.site.reverse_proxy[1]")
+    assert message.startswith('the path "/')
+    assert message.endswith((" has an entry already, line 5", " has an entry already, line 7"))
+
+
+@pytest.mark.parametrize("other", ["A", "a:443"])
+def test_a_peer_stands_once_in_a_group(other):
+    text = f'passthrough = {{ upstream = [{{ location = "a" }}, {{ location = "{other}" }}] }}'
+    assert found("listen_port_tls = 1", app(text)) == [
+        ("apps.site.passthrough.upstream[1].location", f'"{other}" is in this group already, line 4')
+    ]
+
+
+def test_tls_settings_of_a_clear_text_peer():
+    text = 'reverse_proxy = { location = "a", tls_insecure = true }'
+    assert found("listen_port = 1", app(text)) == [
+        (
+            "apps.site.reverse_proxy.tls_insecure",
+            "tls_insecure is given, but this upstream is spoken to in clear text",
+        )
+    ]
+
+
+def test_half_a_client_certificate():
+    text = 'reverse_proxy = { location = "a", tls = true, tls_client_cert_path = "c" }'
+    [(_, message)] = found("listen_port = 1", app(text))
+    assert message == "tls_client_cert_path and tls_client_key_path only work together"
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ("interval = 5, timeout = 5", "timeout (5 s) is not shorter than interval (5 s)"),
+        ("type = 'http'", 'missing key "path"'),
+    ],
+)
+def test_probes(probe, message):
+    """R-HC-1."""
+    text = f"reverse_proxy = {{ location = 'a', health_check = {{ {probe} }} }}"
+    assert [message for _, message in found("listen_port = 1", app(text))] == [message]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("default_passthrough = 'stie'", ("default_passthrough", 'there is no app "stie"')),
+        ("default_app = 'site'",
+         ("default_app", "apps.site has no reverse_proxy, so it cannot be the default_app")),
+        ("default_passthrough = 'web'",
+         ("default_passthrough", "apps.web has no passthrough, so it cannot be the default_passthrough")),
+        ("default_app = 'web'\ndefault_application = 'web'",
+         ("default_application", "default_app and default_application are the same thing, line 1")),
+    ],
+)  # fmt: skip
+def test_defaults_name_an_app_that_can_be_one(line, expected):
+    ports = "listen_port = 1\nlisten_port_tls = 2"
+    assert found(line, ports, app(STREAM), app(PROXY, name="web", server_name="w.example")) == [expected]
+
+
+def test_what_is_said_in_two_places():
+    old = "[experimental]\nacme.email = 'a'\ntcp_recv_proxy_protocol.trusted_proxies = ['::1']"
+    text = ["listen_port_tls = 1\naccept_proxy_protocol.from = '::1'\nacme.email = 'a'", app(STREAM), old]
+    assert found(*text) == [
+        ("experimental.acme", "[acme] says the same, line 3"),
+        ("experimental.tcp_recv_proxy_protocol", "accept_proxy_protocol says the same, line 2"),
+    ]
+
+
+def test_groups_without_client_certificates():
+    text = f"[l4.db]\nlisten = ':1'\ntls = {{ {TLS} }}\nupstream = [{{ location = 'a:1' }}]"
+    text += "\nauthorized_groups = 'x'"
+    assert found(text) == [
+        (
+            "l4.db.authorized_groups",
+            "authorized_groups needs client certificates, and tls has no client_ca_cert_path",
+        )
+    ]
