@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never, cast
 
 from twisted.application.service import MultiService
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rproxy.config.apps import Passthrough, StreamUpstream
+from rproxy.assemble_http import Ending, HttpParts, HttpTables, http_tables
+from rproxy.config.apps import App, Passthrough, StreamUpstream, Upstream
+from rproxy.config.http import Tuned
 from rproxy.config.load import load
 from rproxy.config.location import Kind, Location
 from rproxy.config.schema import Configuration
@@ -42,6 +46,7 @@ from rproxy.services.reload import Watch
 from rproxy.services.routing import Routing
 from rproxy.services.signals import Signals
 from rproxy.splice import Pipes
+from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Group, Peer, Target, target_of
 from rproxy.upstream.resolve import Names
 
@@ -70,11 +75,14 @@ class ProxyService(MultiService):
         self.connections = Connections()
         self.routing = Routing()
         self.parts = Parts(reactor, ConnectionLog(reactor, sink), self)
+        self.http = HttpParts(reactor, self.parts.deadlines, self.parts.pipes, sink)
         self._factories: dict[str, PeekFactory] = {}
+        self._stopping = False
         self._peek_options = peek_options(config)
-        self._use(config, tables(config, self.parts))
+        self._use(config, tables(config, self.parts, self.http))
         self.listeners = Listeners(reactor, wanted(config), self._factory)
-        self._signals = Signals(reactor, self.reload if file is not None else self._stop)
+        hangup = self.reload if file is not None else self._stop
+        self._signals = Signals(reactor, hangup, self.http.reopen_logs)
         self._watch = Watch(reactor, file, self.reload) if file is not None and watch else None
         for child in (self.listeners, self._signals, self._watch):
             if child is not None:
@@ -90,13 +98,15 @@ class ProxyService(MultiService):
             self.parts.journal,
             self.parts.deadlines,
             self._peek_options,
+            clear=self.http.factory(secure=False) if listener in clear_names(self._config) else None,
         )
         self._factories[listener] = factory
         return factory
 
     def _use(self, config: Configuration, built: Tables) -> None:
         """Put new tables in the place of the old; connections that live keep what they were given."""
-        self.routing.table, self.routing.default, self.routing.hosts = built
+        self.routing.table, self.routing.default, self.routing.hosts = built.names, built.default, built.hosts
+        self.http.use(config, built.http)
         self.limits.max_clients = config.max_clients
         self.limits.max_clients_per_ip = config.max_clients_per_ip
         self._peek_options = peek_options(config)
@@ -108,12 +118,19 @@ class ProxyService(MultiService):
     def reload(self) -> None:
         """Read the file again. Whatever is wrong with it is logged and changes nothing."""
         assert self._file is not None
+        if self._stopping:  # the ports may belong to a successor by now
+            return
         if self._watch is not None:
             self._watch.noted()
         try:
             config = load(self._file)
-            built = tables(config, self.parts)
-            self.listeners.change(wanted(config))
+            built = tables(config, self.parts, self.http)
+            self._config, before = config, self._config
+            try:
+                self.listeners.change(wanted(config))
+            except StartError:
+                self._config = before
+                raise
         except (ConfigError, StartError) as mistakes:
             log.error("reload refused, the configuration stays as it was:\n{why}", why=str(mistakes))
             return
@@ -131,6 +148,7 @@ class ProxyService(MultiService):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Twisted's call: free the ports, let connections end, cut off what is left at the deadline."""
+        self._stopping = True
         if self._watch is not None:
             self._watch.disownServiceParent()
             self._watch = None
@@ -141,14 +159,17 @@ class ProxyService(MultiService):
         clean = yield self.connections.drain(self._reactor, self._config.drain_timeout)
         if not clean:
             log.warn("the drain timeout has passed; the connections left were cut off")
+        yield deferLater(self._reactor, 0)  # the last connection's peer ends, and its line is written
         self.parts.journal.flush()
+        self.http.close_logs()
         self.parts.pipes.close()
         yield super().stopService()
         self._drained(clean)
 
     def _stop(self) -> None:
         """SIGHUP where there is no file: drain and end, as sniproxy does (S-5)."""
-        self._reactor.stop()
+        if not self._stopping:
+            self._reactor.stop()
 
 
 class Parts:
@@ -160,42 +181,82 @@ class Parts:
         self.deadlines = Deadlines(reactor)
         self.rng = Random()
         self.names = Names(reactor, reactor.nameResolver)
-        self._peers: dict[tuple[str, str, int], Peer] = {}
-        self._used: set[tuple[str, str, int]] = set()
+        self._peers: dict[Hashable, Peer] = {}
+        self._used: set[Hashable] = set()
         self._demo: Demo | None = None
+        self._certificates: Any = None
 
     def peer(self, app: str, upstream: StreamUpstream) -> Peer:
         """The peer at this location for this app, the same one as before the reload if there was one."""
-        key = app, upstream.location.text, upstream.weight
+        where, weight = upstream.location, upstream.weight
+        key = app, where.text, weight
+        return self._kept(key, lambda: Peer(where.text, weight=weight, **self._place(app, where)))
+
+    def http_peer(self, app: str, upstream: Upstream, tuned: Tuned) -> HttpPeer:
+        """The same for a peer that requests are sent to."""
+        return cast(
+            HttpPeer, self._kept((app, upstream, tuned), lambda: self._make_http_peer(app, upstream, tuned))
+        )
+
+    def ending(self, config: Configuration, key: str, app: App) -> Ending:
+        """The TLS of an app that has certificates."""
+        from rproxy import assemble_tls
+
+        if self._certificates is None:
+            self._certificates = assemble_tls.certificates(self.reactor)
+            self._certificates.setServiceParent(self._parent)
+        return assemble_tls.ending(config, self._certificates, self.deadlines, key, app)
+
+    def _kept(self, key: Hashable, make: Callable[[], Peer]) -> Peer:
         if key not in self._peers:
-            self._peers[key] = self._make_peer(app, upstream)
+            self._peers[key] = make()  # may raise: then it is not used either
         self._used.add(key)
         return self._peers[key]
+
+    def _make_http_peer(self, app: str, upstream: Upstream, tuned: Tuned) -> HttpPeer:
+        where, tls = upstream.location, None
+        if upstream.tls:
+            from rproxy.assemble_tls import client_tls
+
+            tls = client_tls(app, upstream, self.deadlines)
+        usual = 443 if upstream.tls else 80
+        host = f"[{where.host}]" if ":" in where.host else where.host
+        authority = (host if where.port in (usual, 0) else f"{host}:{where.port}") or "localhost"
+        return HttpPeer(
+            where.text,
+            authority=authority.encode("ascii"),
+            tls=tls,
+            keep=tuned.keepalive,
+            weight=upstream.weight,
+            **self._place(app, where),
+        )
 
     def forget_unused(self) -> None:
         """Called when new tables are in use: peers and names that no route has any more go."""
         used, self._used = self._used, set()
         self._peers = {key: self._peers[key] for key in used}
         self.names.forget({peer.host for peer in self._peers.values()})
+        if self._certificates is not None:
+            self._certificates.forget_unused()
 
     def look_up(self) -> None:
         """Ask for the addresses of all peers now, so that no client waits for the first answer."""
         for peer in self._peers.values():
             peer.targets()
 
-    def _make_peer(self, app: str, upstream: StreamUpstream) -> Peer:
-        where, weight = upstream.location, upstream.weight
+    def _place(self, app: str, where: Location) -> dict[str, Any]:
+        """Where a peer is, as `Peer` takes it."""
         match where.kind:
             case Kind.UNIX:
-                return Peer(where.text, fixed=[(socket.AF_UNIX, where.path)], weight=weight)
+                return {"fixed": [(socket.AF_UNIX, where.path)]}
             case Kind.DEMO:
-                return Peer(where.text, fixed=[self._demo_target()], weight=weight)
+                return {"fixed": [self._demo_target()]}
             case Kind.ENDPOINT:
-                return Peer(where.text, endpoint=self._endpoint(app, where), weight=weight)
+                return {"endpoint": self._endpoint(app, where)}
             case Kind.INET if isIPAddress(where.host) or isIPv6Address(where.host):
-                return Peer(where.text, fixed=[_fixed(app, where)], weight=weight)
+                return {"fixed": [_fixed(app, where)]}
             case Kind.INET:
-                return Peer(where.text, host=where.host, port=where.port, names=self.names, weight=weight)
+                return {"host": where.host, "port": where.port, "names": self.names}
             case _:
                 assert_never(where.kind)
 
@@ -219,9 +280,10 @@ class Tables(NamedTuple):
     names: NameTable[IProtocolFactory]
     default: IProtocolFactory | None
     hosts: HostsFolder | None
+    http: HttpTables
 
 
-def tables(config: Configuration, parts: Parts) -> Tables:
+def tables(config: Configuration, parts: Parts, http: HttpParts) -> Tables:
     """The routes of a configuration. Raises `StartError` for what only shows when it is built."""
     by_app = {
         key: passthrough(config, key, app.passthrough, parts)
@@ -232,7 +294,8 @@ def tables(config: Configuration, parts: Parts) -> Tables:
         name: by_app[key] for key, app in config.apps.items() if key in by_app for name in app.server_name
     }
     default = by_app[config.default_passthrough] if config.default_passthrough is not None else None
-    return Tables(NameTable(names), default, hosts(config, parts))
+    requests = http_tables(config, http, parts.http_peer, partial(parts.ending, config), parts.rng)
+    return Tables(NameTable(names | requests.terminating), default, hosts(config, parts), requests)
 
 
 def passthrough(config: Configuration, key: str, stream: Passthrough, parts: Parts) -> IProtocolFactory:
@@ -274,7 +337,16 @@ def wanted(config: Configuration) -> list[Wanted]:
     names = list(config.listen_tls)
     if config.listen_port_tls is not None:
         names += [_tcp(config.listen_port_tls, address) for address in config.listen_addresses]
+    names += sorted(clear_names(config))
     return [Wanted(name, config.tcp_listen_backlog) for name in dict.fromkeys(names)]
+
+
+def clear_names(config: Configuration) -> set[str]:
+    """The listeners that speak HTTP in clear text."""
+    names = set(config.listen)
+    if config.listen_port is not None:
+        names |= {_tcp(config.listen_port, address) for address in config.listen_addresses}
+    return names
 
 
 def peek_options(config: Configuration) -> PeekOptions:

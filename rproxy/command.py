@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rproxy import __version__
-from rproxy.errors import ConfigError
+from rproxy.errors import ConfigError, StartError
 
 DESCRIPTION = "Reverse proxy and protocol router: sends each connection where its server name belongs."
 EPILOG = """\
@@ -71,9 +71,15 @@ def _run(options: argparse.Namespace) -> int:
         f"--{flag.replace('_', '-')}" for flag in ("hashed", "watch", "no_watch") if getattr(options, flag)
     ]
     sys.argv = words
-    from twisted.scripts.twistd import run
+    from twisted.application import app
+    from twisted.scripts._twistd_unix import ServerOptions, UnixApplicationRunner
 
-    run()
+    # twistd itself ends by the signal that stopped it; a stop that was asked for is a success here.
+    try:
+        app.run(lambda config: UnixApplicationRunner(config).run(), ServerOptions)
+    except StartError as mistake:
+        print(mistake, file=sys.__stderr__)  # sys.stderr is the log by now
+        return 1
     return 0
 
 

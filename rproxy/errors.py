@@ -95,6 +95,52 @@ class PeerTimeout(PeerUnreachable):
     reason, status = "peer_timeout", 504
 
 
+class UnknownHost(Refusal):
+    """A request for a host that no app has."""
+
+    reason, status = "unknown_host", 404
+
+
+class NoRoute(Refusal):
+    """The app has no route for the path."""
+
+    reason, status = "no_route", 404
+
+
+class MethodNotAllowed(Refusal):
+    """TRACE, which would show a client what we added to its request, or CONNECT (RFC 9110 §9.3)."""
+
+    reason, status = "method_not_allowed", 405
+
+
+class BodyTooLarge(Refusal):
+    """A request body above the app's limit (RFC 9110 §15.5.14)."""
+
+    reason, status = "body_too_large", 413
+
+
+class Misdirected(Refusal):
+    """A request for a host that this TLS connection is not for (RFC 9110 §15.5.20)."""
+
+    reason, status = "misdirected", 421
+
+
+class NoPeer(Refusal):
+    """No peer of the route can be asked: all are down or have failed for this request."""
+
+    reason, status = "no_peer", 503
+
+
+class Redirect(Refusal):
+    """Not a failure: the same resource has another address."""
+
+    reason, status = "redirect", 301
+
+    def __init__(self, moved: int, location: bytes) -> None:
+        super().__init__(location.decode("ascii"))
+        self.moved, self.location = moved, location
+
+
 class UserError(SystemExit, Exception):
     """A mistake of the person who runs the proxy, as text that says what, where and what to do.
 

@@ -13,14 +13,13 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Protocol
-from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
-from rproxy.splice import Pipes, Pump
+from rproxy.splice import Pipes, Pump, is_plain_tcp
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
@@ -131,7 +130,7 @@ class End(Protocol):
             far.transport.unregisterProducer()
             _close(far.transport)
         else:
-            far.transport.abortConnection()
+            getattr(far.transport, "cut", far.transport.abortConnection)()
 
     def stop_pump(self) -> None:
         """Back to the transport's own methods, keeping the count."""
@@ -144,6 +143,17 @@ class End(Protocol):
     def moved(self) -> int:
         """Bytes received from this side so far."""
         return self.received + (self.pump.moved if self.pump is not None else 0)
+
+
+def join_ends(one: End, other: End, pipes: Pipes) -> None:
+    """Let the bytes of two connected ends run into each other."""
+    one.far, other.far = other, one
+    if is_plain_tcp(one.transport) and is_plain_tcp(other.transport):
+        one.pump = Pump(one.transport, other.transport, pipes)
+        other.pump = Pump(other.transport, one.transport, pipes)
+    else:
+        other.transport.registerProducer(one.transport, True)
+        one.transport.registerProducer(other.transport, True)
 
 
 class Downstream(End):
@@ -187,27 +197,18 @@ class Downstream(End):
 
     def join(self, upstream: Upstream) -> None:
         """Both ends are there: replay what was kept, and let the bytes run."""
-        self.far, upstream.far = upstream, self
         early, self._early = self._early, []
         first = self._factory.preamble(self._arrival, self.transport) + b"".join(early)
         self.received += sum(map(len, early))
         if first:
             upstream.transport.write(first)
-        self._let_run(upstream)
+        join_ends(self, upstream, self._factory.pipes)
         if len(early) > 1:
             self.transport.resumeProducing()
         if self.ended:
             self.readConnectionLost()
         if self._factory.idle_timeout:
             self._watch()
-
-    def _let_run(self, upstream: Upstream) -> None:
-        if _is_plain_tcp(self.transport) and _is_plain_tcp(upstream.transport):
-            self.pump = Pump(self.transport, upstream.transport, self._factory.pipes)
-            upstream.pump = Pump(upstream.transport, self.transport, self._factory.pipes)
-        else:
-            upstream.transport.registerProducer(self.transport, True)
-            self.transport.registerProducer(upstream.transport, True)
 
     def _watch(self) -> None:
         """Every quarter of the idle limit: has anything moved? No chunk pays for the clock."""
@@ -277,6 +278,9 @@ class Downstream(End):
             seconds=self._factory.reactor.seconds() - self._started,
             reason=self._reason,
         )
+        far, self.far = self.far, None
+        if far is not None:
+            far.far = None  # or each connection would wait for the garbage collector
 
 
 class Upstream(End):
@@ -302,10 +306,6 @@ def _why(reason: Failure, side: str) -> str:
 def _close(transport: Any) -> None:
     """Close after what is unsent; in this turn of the loop where the transport can (see `transports`)."""
     getattr(transport, "close", transport.loseConnection)()
-
-
-def _is_plain_tcp(transport: Any) -> bool:
-    return isinstance(transport, Connection) and not transport.TLS
 
 
 def _has_unsent(transport: Any) -> bool:

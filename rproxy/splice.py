@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import main
@@ -21,6 +22,8 @@ BULK = 65536
 """Bytes after which a direction is taken for a bulk transfer; below it two splices cost more than a copy."""
 PIPE_SIZE = 1 << 20
 """Bytes a pipe holds and one turn of the loop moves; the kernel's default, 64 KiB, costs 3 times the CPU."""
+ENDLESS = 1 << 62
+"""The limit of a pump that has none."""
 IDLE_PIPES = 16
 """Empty pipes kept for the next turn; each costs two file descriptors and, while empty, no memory."""
 SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
@@ -69,12 +72,23 @@ class Pipes:
 
 
 class Pump:
-    """Bytes from `source` to `sink`; `moved` counts them. `stop` before either transport is closed."""
+    """Bytes from `source` to `sink`; `moved` counts them. `stop` before either transport is closed.
 
-    __slots__ = ("_held", "_pipe", "_pipes", "_recv", "_send", "_sink", "_source", "moved")
+    With a `limit` it takes no more than that many, stops itself then, and calls `done`.
+    """
 
-    def __init__(self, source: Connection, sink: Connection, pipes: Pipes) -> None:
+    __slots__ = ("_done", "_held", "_left", "_pipe", "_pipes", "_recv", "_send", "_sink", "_source", "moved")
+
+    def __init__(
+        self,
+        source: Connection,
+        sink: Connection,
+        pipes: Pipes,
+        limit: int = ENDLESS,
+        done: Callable[[], object] | None = None,
+    ) -> None:
         self._source, self._sink, self._pipes = source, sink, pipes
+        self._left, self._done = limit, done
         self._recv, self._send = source.socket.recv, sink.socket.send
         self._pipe: Pipe | None = None
         self._held = 0
@@ -92,7 +106,7 @@ class Pump:
     def _copy(self) -> Any:
         """`doRead` while little has been seen."""
         try:
-            chunk = self._recv(CHUNK)
+            chunk = self._recv(min(CHUNK, self._left))
         except BlockingIOError:
             return None
         except OSError:
@@ -100,6 +114,7 @@ class Pump:
         if not chunk:
             return main.CONNECTION_DONE
         self.moved += len(chunk)
+        self._left -= len(chunk)
         sink = self._sink
         sent = 0
         if not (sink.dataBuffer or sink._tempDataLen or sink.disconnecting):
@@ -115,7 +130,14 @@ class Pump:
             sink.write(chunk[sent:] if sent else chunk)
         elif self.moved >= BULK:
             self._source.doRead = self._splice  # type: ignore[method-assign]
+        if not self._left:
+            self._end()
         return None
+
+    def _end(self) -> None:
+        self.stop()
+        if self._done is not None:
+            self._done()
 
     def _splice(self) -> Any:
         """`doRead` of a bulk transfer: the pipe is empty and the sink waits for nothing when it is called."""
@@ -125,7 +147,8 @@ class Pump:
                 self._pipes.give_back(pipe)
             return self._copy()
         try:
-            count = os.splice(self._source.fileno(), pipe[1], PIPE_SIZE, flags=SPLICE_FLAGS)
+            most = min(PIPE_SIZE, self._left)
+            count = os.splice(self._source.fileno(), pipe[1], most, flags=SPLICE_FLAGS)
         except BlockingIOError:
             self._pipes.give_back(pipe)
             return None
@@ -136,11 +159,14 @@ class Pump:
             self._pipes.give_back(pipe)
             return main.CONNECTION_DONE
         self.moved += count
+        self._left -= count
         self._pipe, self._held = pipe, count
         if self._drain() is not None or self._held:
             self._source.stopReading()
             self._sink.doWrite = self._flush  # type: ignore[method-assign]
             self._sink.startWriting()
+        elif not self._left:
+            self._end()
         return None
 
     def _drain(self) -> Any:
@@ -165,4 +191,11 @@ class Pump:
         self._sink.__dict__.pop("doWrite", None)
         self._sink.stopWriting()
         self._source.resumeProducing()
+        if not self._left:
+            self._end()
         return None
+
+
+def is_plain_tcp(transport: Any) -> bool:
+    """Whether a transport is a socket that may be read and written beside its protocol."""
+    return isinstance(transport, Connection) and not transport.TLS

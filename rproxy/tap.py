@@ -6,6 +6,7 @@ come here too, so that there is one way in.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
@@ -20,6 +21,9 @@ from rproxy import __version__
 from rproxy.errors import StartError
 
 log = Logger()
+
+RARELY = (20_000, 20, 50)
+"""When Python looks for cyclic garbage: connections leave none, and each look costs all that are open."""
 
 
 class Options(usage.Options):
@@ -56,6 +60,7 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """The proxy that these options describe. Raises `ConfigError` or `StartError`, which print as text."""
     _raise_file_limit()
+    gc.set_threshold(*RARELY)
     sink = _sink(options)
     if options["hosts"]:
         return _hosts_service(Path(options["hosts"]), bool(options["hashed"]), sink)
@@ -64,6 +69,7 @@ def makeService(options: Options) -> IService:
 
 def service_from_file(path: str | os.PathLike[str], *, watch: bool = True, sink: Any = None) -> IService:
     """The proxy of a config file; its connection log goes to Twisted's log unless there is a `sink`."""
+    choose_reactor()
     from twisted.internet import reactor
 
     from rproxy.assemble import ProxyService
@@ -73,8 +79,20 @@ def service_from_file(path: str | os.PathLike[str], *, watch: bool = True, sink:
     return ProxyService(reactor, load(path), sink or _to_log, file=file, watch=watch)
 
 
+def choose_reactor() -> None:
+    """Take ours unless somebody, as with `twistd -r`, has chosen; elsewhere than on Linux Twisted chooses."""
+    if "twisted.internet.reactor" not in sys.modules and sys.platform == "linux":
+        from rproxy.reactor import install
+
+        install()
+
+
 def _hosts_service(directory: Path, hashed: bool, sink: Any) -> IService:
-    """sniproxy's way of working: a directory, an inherited socket, no file (S-1 to S-5)."""
+    """sniproxy's way: a directory, an inherited socket, no file, no limit but descriptors (S-1 to S-5).
+
+    The directory stays relative where it was given so: inside a chroot only that leads to it.
+    """
+    choose_reactor()
     from twisted.internet import reactor
 
     from rproxy.assemble import ProxyService
@@ -82,8 +100,11 @@ def _hosts_service(directory: Path, hashed: bool, sink: Any) -> IService:
 
     if not directory.is_dir():
         raise StartError(f"--hosts: {directory} is not a directory")
-    folder = Hosts.model_construct(directory=directory.absolute(), hashed=hashed)
-    config = Configuration.model_construct(listen_tls=("fd:0",), hosts=folder)
+    folder = Hosts.model_construct(directory=directory, hashed=hashed)
+    most = max(64, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 64) // 2)
+    config = Configuration.model_construct(
+        listen_tls=("fd:0",), hosts=folder, max_clients=most, idle_timeout=0.0
+    )
     return ProxyService(reactor, config, sink, drained=_exit_status)
 
 

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 PENDING = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 DONE = Failure(main.CONNECTION_DONE)
+ABORTED = Failure(ConnectionAborted())
 CONNECTED = {0, errno.EISCONN}
 
 
@@ -72,9 +73,12 @@ class EagerWrite(tcp.Connection):
         if self.dataBuffer or self._tempDataLen or self.TLS or self.disconnecting or not self.connected:
             self.loseConnection()
         else:
-            self.stopReading()
-            self.stopWriting()
             self.connectionLost(DONE)
+
+    def cut(self) -> None:
+        """`abortConnection`, but now: resets the other side, calls `connectionLost` before it returns."""
+        if "socket" in self.__dict__:
+            self.connectionLost(ABORTED)
 
 
 class Accepted(EagerWrite, tcp.Server):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    PlainValidator,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, PlainValidator, ValidationInfo, field_validator, model_validator
 
+from rproxy.config.http import AccessLog, ErrorPages, HeaderRules, StickyCookie, Tuning
 from rproxy.config.location import Kind, Location, location, stream_listener
+from rproxy.config.table import Table
 from rproxy.config.values import (
     Balance,
     Count,
@@ -23,6 +17,7 @@ from rproxy.config.values import (
     Names,
     ProxyVersion,
     Seconds,
+    Size,
     Some,
     SomeSeconds,
     Status,
@@ -42,16 +37,6 @@ from rproxy.config.values import (
 )
 
 
-class Table(BaseModel):
-    """A table of the file: frozen, compared by value, and with no other keys than its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    sugar: ClassVar[frozenset[str]] = frozenset()
-    """Keys that may be written here although they are no fields: a shorter form of something below."""
-    renamed: ClassVar[dict[str, str]] = {}
-    """Names that keys had in rpxy once, with what they are called now."""
-
-
 def _location(value: object, info: ValidationInfo) -> Location:
     return location(value, base_of(info))
 
@@ -60,6 +45,7 @@ def _stream_listener(value: object, info: ValidationInfo) -> str:
     return stream_listener(value, base_of(info))
 
 
+_Part = TypeVar("_Part", bound=Table)
 Where = Annotated[Location, PlainValidator(_location)]
 
 
@@ -118,7 +104,7 @@ class Tls(Table):
     client_ca_cert_path: FilePath | None = None
     """When given, clients need a certificate signed by one of these authorities."""
     https_redirection: Flag | None = None
-    """Whether clear-text requests are redirected to https; None is yes wherever there is a TLS port."""
+    """Another place for `App.https_redirection`; None once settled."""
     acme: Flag = False
     self_signed: Flag = False
 
@@ -147,7 +133,7 @@ def _health_check(value: object) -> object:
     return value
 
 
-class ReverseProxy(Table):
+class ReverseProxy(Tuning):
     """One entry of `reverse_proxy`: a path prefix and the group that serves it."""
 
     sugar = frozenset(Upstream.model_fields)
@@ -162,6 +148,13 @@ class ReverseProxy(Table):
         BeforeValidator(any_number),
     ] = ()
     health_check: Annotated[HealthCheck | None, BeforeValidator(_health_check)] = None
+    max_fails: Count = 1
+    """Failures within `fail_timeout` until a peer is left out for so long; 0: never."""
+    fail_timeout: SomeSeconds = 10.0
+    sticky_cookie: StickyCookie = StickyCookie()
+    request_headers: HeaderRules = HeaderRules()
+    """Applied after those of the app, which stay."""
+    response_headers: HeaderRules = HeaderRules()
 
     @model_validator(mode="before")
     @classmethod
@@ -212,36 +205,81 @@ class Passthrough(Table):
     """None: as in the file as a whole; 0: none."""
 
 
-class App(Table):
+_INHERITED: Final = ("load_balance", *Tuning.model_fields)
+"""What an app says for all of its entries."""
+
+
+class App(Tuning):
     """Names, and what is done with connections and requests for them."""
 
     server_name: Names
     """Canonical names and wildcards."""
     load_balance: Annotated[Balance | None, PlainValidator(one_of(Balance))] = None
     """Already passed on to `reverse_proxy` entries and `passthrough` that have none of their own."""
+    request_max_body_size: Size | None = None
+    """None: as in the file as a whole; 0: unlimited."""
+    sticky_cookie: StickyCookie | None = None
+    """Already passed on to the sticky entries that have none of their own."""
+    request_headers: HeaderRules = HeaderRules()
+    response_headers: HeaderRules = HeaderRules()
+    error_pages: ErrorPages = {}
+    access_log: AccessLog = AccessLog()
+    """Once settled: with what only the file as a whole says."""
+    allow_connect: Flag = False
+    """Whether CONNECT requests are passed on to peers, which decide where they lead."""
+    https_redirection: Flag | None = None
+    """See `redirects`."""
     tls: Tls | None = None
     reverse_proxy: Annotated[tuple[ReverseProxy, ...], BeforeValidator(one_or_many)] = ()
     passthrough: Passthrough | None = None
 
+    @property
+    def redirects(self) -> bool:
+        """Whether clear-text requests are redirected to https; for a settled app.
+
+        Unless it says otherwise: where TLS ends here, and where passing it on is all that the app does.
+        """
+        if self.https_redirection is not None:
+            return self.https_redirection
+        return self.tls is not None or (self.passthrough is not None and not self.reverse_proxy)
+
+    def settled(self, general_log: AccessLog) -> App:
+        """The same with each thing in one place only."""
+        here = self.https_redirection
+        update: dict[str, object] = {"access_log": self.access_log.over(general_log)}
+        if self.tls is not None:
+            update["https_redirection"] = self.tls.https_redirection if here is None else here
+            update["tls"] = self.tls.model_copy(update={"https_redirection": None})
+        return self.model_copy(update=update)
+
     @field_validator("reverse_proxy")
     @classmethod
-    def _balance_entries(
+    def _tell_entries(
         cls, entries: tuple[ReverseProxy, ...], info: ValidationInfo
     ) -> tuple[ReverseProxy, ...]:
-        chosen = {"load_balance": info.data.get("load_balance")}
-        if chosen["load_balance"] is None:
-            return entries
-        return tuple(
-            e if "load_balance" in e.model_fields_set else e.model_copy(update=chosen) for e in entries
-        )
+        said = _said(info, _INHERITED)
+        cookie = _said(info, ("sticky_cookie",))
+        entries = tuple(_told(entry, said) for entry in entries)
+        return tuple(_told(e, cookie) if e.load_balance == "sticky" else e for e in entries)
 
     @field_validator("passthrough")
     @classmethod
-    def _balance_stream(cls, stream: Passthrough | None, info: ValidationInfo) -> Passthrough | None:
-        chosen = info.data.get("load_balance")
-        if stream is None or chosen in (None, "sticky") or "load_balance" in stream.model_fields_set:
-            return stream  # sticky is refused by `checks`, at the place where it stands
-        return stream.model_copy(update={"load_balance": chosen})
+    def _tell_stream(cls, stream: Passthrough | None, info: ValidationInfo) -> Passthrough | None:
+        said = _said(info, ("load_balance", "connect_timeout"))
+        if said.get("load_balance") == "sticky":
+            del said["load_balance"]  # refused by `checks`, at the place where it stands
+        return stream and _told(stream, said)
+
+
+def _said(info: ValidationInfo, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What the app has said so far: fields that come before the one that `info` is about."""
+    return {key: info.data[key] for key in keys if info.data.get(key) is not None}
+
+
+def _told(part: _Part, said: dict[str, Any]) -> _Part:
+    """The part with what it has not said itself."""
+    new = {key: value for key, value in said.items() if key not in part.model_fields_set}
+    return part.model_copy(update=new) if new else part
 
 
 class RateLimit(Table):

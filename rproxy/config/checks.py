@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path as FilePath
 from typing import Final
 
 from rproxy.config.apps import L4, App, ReverseProxy, StreamUpstream, Tls, Upstream
@@ -81,6 +82,7 @@ def _apps(config: Configuration) -> Iterator[Found]:
         yield from _purpose(app, path)
         yield from _reachable(config, app, path)
         yield from _redirects(config, app, path)
+        yield from _cookie(app, path)
         if app.tls:
             yield from _certificate(config, app.tls, (*path, "tls"))
         if app.passthrough:
@@ -117,10 +119,50 @@ def _reachable(config: Configuration, app: App, path: Path) -> Iterator[Found]:
 
 
 def _redirects(config: Configuration, app: App, path: Path) -> Iterator[Found]:
-    if app.tls and app.tls.https_redirection is not None and not (_clear(config) and _encrypted(config)):
-        message = "https_redirection needs both a clear-text port and a TLS port"
-        about = (*_CLEAR, *_ENCRYPTED)
-        yield _found((*path, "tls", "https_redirection"), message, "remove it", about=about, at_key=True)
+    own, old = (*path, "https_redirection"), (*path, "tls", "https_redirection")
+    given = {own: app.https_redirection, old: app.tls and app.tls.https_redirection}
+    for at in (at for at, value in given.items() if value is not None):
+        if not (_clear(config) and _encrypted(config)):
+            message = "https_redirection needs both a clear-text port and a TLS port"
+            yield _found(at, message, "remove it", about=(*_CLEAR, *_ENCRYPTED), at_key=True)
+        elif at == old and given[own] is not None:
+            message = "https_redirection of the app says the same"
+            yield _found(old, message, "keep one", other=own, at_key=True)
+    parts = tuple((*path, part) for part in ("tls", "passthrough", "reverse_proxy"))
+    if app.https_redirection and not (app.tls or app.passthrough):
+        message = "this app has neither tls nor passthrough, so there is no https to redirect to"
+        yield _found(own, message, "remove it", about=parts, at_key=True)
+    if app.https_redirection and app.passthrough and app.reverse_proxy:
+        message = "clear-text requests go to reverse_proxy or to https, not both"
+        yield _found(own, message, "remove it, or reverse_proxy", about=parts, at_key=True)
+
+
+def _cookie(app: App, path: Path) -> Iterator[Found]:
+    message, hint = "sticky_cookie is given, but load_balance is not sticky", 'add load_balance = "sticky"'
+    balanced = (*path, "load_balance")
+    if app.sticky_cookie and not any(entry.load_balance == "sticky" for entry in app.reverse_proxy):
+        about = (balanced, (*path, "reverse_proxy"))
+        yield _found((*path, "sticky_cookie"), message, hint, about=about, at_key=True)
+    for index, entry in enumerate(app.reverse_proxy):
+        here: Path = (*path, "reverse_proxy", index)
+        if entry.load_balance != "sticky" and "sticky_cookie" in entry.model_fields_set:
+            about = (balanced, (*here, "load_balance"))
+            yield _found((*here, "sticky_cookie"), message, hint, about=about, at_key=True)
+
+
+def _logs(config: Configuration) -> Iterator[Found]:
+    general: Path = ("access_log",)
+    logs = {
+        ("apps", key, *general): app.access_log.over(config.access_log) for key, app in config.apps.items()
+    }
+    written: dict[FilePath, tuple[str, Path]] = {}
+    for path, found in {general: config.access_log, **logs}.items():
+        if found.path is None:
+            continue
+        style, other = written.setdefault(found.path, (found.format, path))
+        if style != found.format:
+            message = f"this file is written in the format {style} already"
+            yield _found(path, message, "one file has one format", about=[other], other=other)
 
 
 def _certificate(config: Configuration, tls: Tls, path: Path) -> Iterator[Found]:
@@ -229,8 +271,12 @@ def _twice(config: Configuration) -> Iterator[Found]:
         yield _found(
             ("experimental", "acme"), "[acme] says the same", "keep one", other=("acme",), at_key=True
         )
+    sni = "ignore_sni_consistency"
+    if sni in config.model_fields_set and sni in old.model_fields_set:
+        at: Path = ("experimental", sni)
+        yield _found(at, f"{sni} says the same", "keep one", other=(sni,), at_key=True)
     if config.accept_proxy_protocol and old.tcp_recv_proxy_protocol:
-        at: Path = ("experimental", "tcp_recv_proxy_protocol")
+        at = ("experimental", "tcp_recv_proxy_protocol")
         message, other = "accept_proxy_protocol says the same", ("accept_proxy_protocol",)
         yield _found(at, message, "keep accept_proxy_protocol", other=other, at_key=True)
 
@@ -283,6 +329,7 @@ CHECKS: Final[tuple[Callable[[Configuration], Iterator[Found]], ...]] = (
     _nothing_served,
     _names,
     _apps,
+    _logs,
     _defaults,
     _twice,
     _services,

@@ -13,8 +13,8 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from rproxy.config.apps import Table
 from rproxy.config.schema import Configuration
+from rproxy.config.table import Table
 from rproxy.config.values import Wrong, describe, nearest, quoted
 
 Path = tuple[str | int, ...]

@@ -11,8 +11,10 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
-from rproxy.config.apps import L4, App, AppKey, Table
+from rproxy.config.apps import L4, App, AppKey, ReverseProxy
+from rproxy.config.http import AccessLog, Rate, Retries, Tuned
 from rproxy.config.location import address_v4, address_v6, listener
+from rproxy.config.table import Table
 from rproxy.config.values import (
     Count,
     FilePath,
@@ -30,7 +32,6 @@ from rproxy.config.values import (
     WholeSeconds,
     Wrong,
     base_of,
-    one_of,
     one_or_many,
     whole,
 )
@@ -82,17 +83,6 @@ class Acme(Table):
     registry_path: FilePath = Field(default="acme_registry", validate_default=True)
 
 
-LogFormat = Literal["combined", "common", "json"]
-
-
-class AccessLog(Table):
-    """Where one line per request or connection is written, and how."""
-
-    path: FilePath | None = None
-    """None: with the other log lines."""
-    format: Annotated[LogFormat, PlainValidator(one_of(LogFormat))] = "combined"
-
-
 class H3(Table):
     """HTTP/3, on when the table is there."""
 
@@ -116,7 +106,7 @@ class Cache(Table):
 
 
 class Experimental(Table):
-    """rpxy's `[experimental]`; its `acme` and `tcp_recv_proxy_protocol` are settled into their new places."""
+    """rpxy's `[experimental]`; what `_MOVED` names is settled into its new place."""
 
     ignore_sni_consistency: Flag = False
     connection_handling_timeout: WholeSeconds = 0
@@ -125,6 +115,9 @@ class Experimental(Table):
     cache: Cache | None = None
     acme: Acme | None = None
     tcp_recv_proxy_protocol: TcpRecvProxyProtocol | None = None
+
+
+_MOVED: Final = {"acme": None, "tcp_recv_proxy_protocol": None, "ignore_sni_consistency": False}
 
 
 def _workers(value: object) -> int | Literal["auto"]:
@@ -182,6 +175,24 @@ class Configuration(Table):
     connect_timeout: SomeSeconds = 5.0
     idle_timeout: Seconds = 600.0
     """0: none."""
+    header_timeout: SomeSeconds = 20.0
+    """For the whole head of a request, from its first byte; for the first request from the connection's."""
+    keepalive_timeout: SomeSeconds = 75.0
+    """Between two requests of a connection."""
+    response_timeout: SomeSeconds = 60.0
+    body_timeout: SomeSeconds = 60.0
+    min_body_rate: Rate = 100
+    """Bytes per second of a body in either direction, on average after the first ten seconds; 0: any."""
+    upgrade_idle_timeout: Seconds = 3600.0
+    """0: none."""
+    retries: Retries = 2
+    keepalive: Count = 64
+    upstream_keepalive_timeout: SomeSeconds = 20.0
+    """Less than what servers grant, so that it is seldom they who close; as in rpxy."""
+    ignore_sni_consistency: Flag = False
+    """Whether a request may be for another name than its connection's TLS."""
+    state_directory: FilePath = Field(default="rproxy-state", validate_default=True)
+    """What is made at run time and kept, such as the authority of `self_signed`."""
     access_log: AccessLog = AccessLog()
 
     @property
@@ -190,6 +201,11 @@ class Configuration(Table):
         v6 = self.listen_address_v6 or (("::",) if self.listen_ipv6 else ())
         return self.listen_address_v4 + v6
 
+    def tuned(self, entry: ReverseProxy) -> Tuned:
+        """What counts for an entry: its own values (its app's are in it already), else those of the file."""
+        own = [getattr(entry, key) for key in Tuned._fields]
+        return Tuned(*(getattr(self, k) if v is None else v for k, v in zip(Tuned._fields, own, strict=True)))
+
     def settled(self) -> Configuration:
         """The same with each thing in one place only, and the keys of `apps` spelled as they are there."""
         return self.model_copy(
@@ -197,11 +213,12 @@ class Configuration(Table):
                 "default_app": self.app_named(self.default_app or self.default_application),
                 "default_application": None,
                 "default_passthrough": self.app_named(self.default_passthrough),
+                "apps": {key: app.settled(self.access_log) for key, app in self.apps.items()},
                 "acme": self.acme or self.experimental.acme,
                 "accept_proxy_protocol": self.accept_proxy_protocol or self._received(),
-                "experimental": self.experimental.model_copy(
-                    update={"acme": None, "tcp_recv_proxy_protocol": None}
-                ),
+                "ignore_sni_consistency": self.ignore_sni_consistency
+                or self.experimental.ignore_sni_consistency,
+                "experimental": self.experimental.model_copy(update=_MOVED),
             }
         )
 

@@ -180,7 +180,7 @@ def _seconds_of_text(text: str) -> float:
     return number * _UNIT_SECONDS[match[2]] if math.isfinite(number) else number
 
 
-def _size(value: object) -> int:
+def size(value: object) -> int:
     """A number of bytes, or `"64k"`, `"10m"`, `"1g"`; 0 and `"unlimited"` mean that there is no limit."""
     if isinstance(value, str):
         value = _bytes_of_text(value)
@@ -296,7 +296,7 @@ SomeSeconds = Annotated[float, PlainValidator(_some_seconds)]
 WholeSeconds = Annotated[int, PlainValidator(whole(0, int(MAX_SECONDS)))]
 Milliseconds = Annotated[float, PlainValidator(_some_milliseconds)]
 """Written as rpxy's whole milliseconds, given to consumers in seconds."""
-Size = Annotated[int, PlainValidator(_size)]
+Size = Annotated[int, PlainValidator(size)]
 FilePath = Annotated[Path, PlainValidator(_path)]
 UrlPath = Annotated[str, PlainValidator(_url_path)]
 Secret = Annotated[str, PlainValidator(_secret)]

@@ -84,7 +84,11 @@ class Register(Protocol):
 
 @implementer(IProtocolFactory)
 class PeekFactory:
-    """Serves a TLS port: one `Peek` per connection that the limits admit."""
+    """Serves a TLS port: one `Peek` per connection that the limits admit.
+
+    With `clear` it serves a clear-text port: that is the route of every connection, and there
+    is no ClientHello to wait for.
+    """
 
     def __init__(
         self,
@@ -96,11 +100,13 @@ class PeekFactory:
         journal: Journal,
         deadlines: Deadlines,
         options: PeekOptions = PeekOptions(),
+        *,
+        clear: IProtocolFactory | None = None,
     ) -> None:
         self.reactor, self.listener, self.choose = reactor, listener, choose
         self.limits, self.connections = limits, connections
         self.journal, self.deadlines = journal, deadlines
-        self.options = options
+        self.options, self.clear = options, clear
 
     def doStart(self) -> None:
         """Nothing to prepare; Twisted's ports call it."""
@@ -148,14 +154,21 @@ class Peek(TwistedProtocol):
         self._arrival = Arrival(factory.listener, self._peer, self._peer, lease=self._lease)
         proxy = self._options.proxy
         if proxy is None:
-            self._expect(self._options.hello_timeout)
+            self._await_hello()
         elif proxy.trusts(self._peer):
             self._header = ProxyHeaderReader()
             self._expect(proxy.timeout if proxy.required else self._options.hello_timeout)
         elif proxy.required:
             self._refuse(BadProxyHeader("only trusted proxies may connect here"))
         else:
+            self._await_hello()
+
+    def _await_hello(self) -> None:
+        if self._factory.clear is None:
             self._expect(self._options.hello_timeout)
+        else:
+            assert self._arrival is not None
+            self._hand_over(self._factory.clear, self._arrival)
 
     def _expect(self, seconds: float) -> None:
         self._stop_clock()
@@ -166,7 +179,9 @@ class Peek(TwistedProtocol):
         try:
             if self._header is not None:
                 data = self._read_header(self._header, data)
-            if data:
+            if data and self._become is not None:
+                self._become.dataReceived(data)
+            elif data:
                 self._read_hello(data)
         except NotTLS as refusal:
             self._refuse(_not_tls(refusal, self._reader.received), self._reader.received)
@@ -199,7 +214,7 @@ class Peek(TwistedProtocol):
         if header is not None:
             self._arrival = self._arrival.with_header(header)
         self._factory.limits.admit_client(self._arrival.client, self._lease)
-        self._expect(self._options.hello_timeout)
+        self._await_hello()
 
     def _read_hello(self, data: bytes) -> None:
         hello = self._reader.feed(data)
@@ -219,7 +234,8 @@ class Peek(TwistedProtocol):
         del self._reader
         self.dataReceived = become.dataReceived  # type: ignore[method-assign]
         become.makeConnection(self.transport)
-        become.dataReceived(received)
+        if received:
+            become.dataReceived(received)
 
     def _too_slow(self) -> None:
         self._deadline = None
@@ -230,7 +246,7 @@ class Peek(TwistedProtocol):
         """Answer, write it down, and keep reading for a moment so that the answer arrives."""
         self._stop_clock()
         self._refused = True
-        answer = _answer(refusal, sent_by_client)
+        answer = _answer(refusal, sent_by_client) if self._factory.clear is None else b""
         self._journal(refusal.reason, sent=len(answer))
         if not answer:
             self.transport.loseConnection()
@@ -258,6 +274,7 @@ class Peek(TwistedProtocol):
             self.transport.loseConnection()
         else:
             self._refuse(BadHello("the input ended inside the ClientHello"))
+            self.transport.loseConnection()  # no need to linger: nothing can be unread any more
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""
@@ -268,7 +285,6 @@ class Peek(TwistedProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Twisted's call, once: everything that was taken is given back."""
         self._stop_clock()
-        self._factory.connections.discard(self)
         try:
             if self._become is not None:
                 self._become.connectionLost(reason)
@@ -278,6 +294,13 @@ class Peek(TwistedProtocol):
             self._become = None
             self.__dict__.pop("dataReceived", None)
             self._lease.release()
+            self._factory.connections.discard(self)  # last: a drain that waits for this one ends here
+
+    def drain(self) -> None:
+        """The proxy stops: what this has become may end between two requests."""
+        become = getattr(self._become, "wrappedProtocol", self._become)
+        if (drain := getattr(become, "drain", None)) is not None:
+            drain()
 
     def abort(self) -> None:
         """Cut the connection off now; the drain deadline has passed."""

@@ -48,9 +48,10 @@ class PatientPort(tcp.Port):
     _batch = ACCEPTS
 
     def startListening(self) -> None:
-        """As Twisted's, then lets accepted sockets inherit TCP_NODELAY: relayed segments go as they come."""
+        """As Twisted's, then sets what accepted sockets inherit: no delay, and word of dead clients."""
         super().startListening()
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def doRead(self) -> None:
         """The reactor's call: accept what is there."""
@@ -178,7 +179,8 @@ class Listeners(Service):
     def stopService(self) -> Deferred[None]:
         """Twisted's call: stop accepting; the ports are free when this fires."""
         super().stopService()
-        return self._close(list(self._ports))
+        inherited = [int(name[3:]) for name in self._ports if name.startswith("fd:")]
+        return self._close(list(self._ports)).addCallback(lambda _: _let_go(inherited))
 
     def change(self, wanted: Sequence[Wanted]) -> None:
         """Open what is new and close what is gone; what stays is not touched.
@@ -243,6 +245,17 @@ class Listeners(Service):
                 port.empty()
             closing.append(maybeDeferred(port.stopListening))
         return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+
+
+def _let_go(inherited: Sequence[int]) -> None:
+    """Give up sockets that were handed over: while we hold them the kernel goes on to queue connections.
+
+    /dev/null takes their place, so that no other file gets a number like 0.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in inherited:
+        os.dup2(nothing, number)
+    os.close(nothing)
 
 
 def _explain(problem: Exception) -> str:

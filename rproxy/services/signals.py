@@ -16,18 +16,22 @@ from twisted.application.service import Service
 
 
 class Signals(Service):
-    """SIGHUP calls `hangup`; `hurry_on_second_stop` makes the next SIGTERM or SIGINT call its argument."""
+    """SIGHUP calls `hangup`, SIGUSR1 `reopen`, SIGTERM and SIGINT what `hurry_on_second_stop` is given."""
 
     name = "signals"
 
-    def __init__(self, reactor: Any, hangup: Callable[[], object]) -> None:
-        self._reactor, self._hangup = reactor, hangup
+    def __init__(
+        self, reactor: Any, hangup: Callable[[], object], reopen: Callable[[], object] = lambda: None
+    ) -> None:
+        self._reactor, self._hangup, self._reopen = reactor, hangup, reopen
         self._before: dict[int, Any] = {}
 
     def startService(self) -> None:
         """Twisted's call: take SIGHUP."""
         super().startService()
         self._take(signal.SIGHUP, self._hangup)
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:  # else twistd rotates its own log with it
+            self._take(signal.SIGUSR1, self._reopen)
 
     def stopService(self) -> None:
         """Twisted's call: give every signal back."""

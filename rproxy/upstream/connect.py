@@ -33,7 +33,8 @@ class Dial:
     """A search for a peer; `start`, then either `build(peer)` or `refused(refusal)` is called, once.
 
     `build` returns the protocol that the connected transport is given to. `timeout` is in
-    seconds and holds for each address. `cancel` ends the search silently.
+    seconds and holds for each address. Peers in `tried` are not asked, those that are asked are
+    added to it, and at `most` of them it is over. `cancel` ends the search silently.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Dial:
         "_client",
         "_deadline",
         "_group",
+        "_most",
         "_outbound",
         "_peer",
         "_reactor",
@@ -61,10 +63,14 @@ class Dial:
         timeout: float,
         build: Callable[[Peer], IProtocol],
         refused: Callable[[Refusal], None],
+        *,
+        tried: list[Peer] | None = None,
+        most: int = 1000,
     ) -> None:
         self._reactor, self._group, self._client = reactor, group, client
         self._timeout, self._build, self._refused = timeout, build, refused
-        self._tried: list[Peer] = []
+        self._tried: list[Peer] = [] if tried is None else tried
+        self._most = most
         self._targets: list[Target] = []
         self._refusal: Refusal = PeerUnreachable("no peer")
         self._peer: Peer | None = None
@@ -73,10 +79,13 @@ class Dial:
         self._timer: Any = None
         self._deadline = 0.0
 
-    def start(self) -> None:
-        """Ask the first peer; may finish before it returns."""
+    def start(self, first: Peer | None = None) -> None:
+        """Ask the first peer, which the caller may have picked; may finish before it returns."""
         self._deadline = self._reactor.seconds() + SEARCH * self._timeout
-        self._next_peer()
+        if first is None:
+            self._next_peer()
+        else:
+            self._ask_peer(first)
 
     def cancel(self) -> None:
         """Stop searching: the client has gone, or the proxy stops."""
@@ -89,11 +98,15 @@ class Dial:
     def _next_peer(self) -> None:
         self._timer = None
         now = self._reactor.seconds()
-        peer = self._group.pick(self._client, self._tried, now) if now < self._deadline else None
-        if peer is None:
-            refused, self._refused = self._refused, _nothing
-            refused(self._refusal)
+        enough = now >= self._deadline or len(self._tried) >= self._most
+        peer = None if enough else self._group.pick(self._client, self._tried, now)
+        if peer is not None:
+            self._ask_peer(peer)
             return
+        refused, self._refused = self._refused, _nothing
+        refused(self._refusal)
+
+    def _ask_peer(self, peer: Peer) -> None:
         self._tried.append(peer)
         self._peer = peer
         peer.open += 1

@@ -23,7 +23,7 @@ class Inet(NamedTuple):
 
 
 class Unix(NamedTuple):
-    """A unix socket's path as the kernel gave it: empty for an unnamed one, leading NUL for an abstract one."""
+    """A unix socket's path as the kernel gave it: empty if unnamed, with a leading NUL if abstract."""
 
     path: bytes
 

@@ -1,4 +1,4 @@
-"""TLS alerts as bytes, for refusing a connection before any TLS library has seen it. Used by peek and relay."""
+"""TLS alerts as bytes: refusing before any TLS library has seen the connection. Used by peek and relay."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ nginx takes 32 KiB and HAProxy 16 by default, Node 16; single sign-on cookies re
 MAX_INTERIM = 16
 """1xx responses before a final one: real peers send one or two; one that never ends would hold the client."""
 MAX_REMEMBERED = 2048
-"""Bytes of a field section kept to recognise its repetition: browsers send 600 to 1500, so an idle connection
-keeps about 3 KiB for it. `bench` of a kept-alive client: 1.4 µs a head instead of 5."""
+"""Bytes of a field section kept to recognise its repetition: browsers send 600 to 1500. A kept-alive client's
+head then takes 2.6 to 3.0 µs (5 and 12 fields) instead of 7.4 to 11.5, for 1.4 to 3.6 KiB a connection."""
 
 _NONE: Final = Framing.NONE
 _NO_FIELDS: Final = read_facts(b"")
@@ -82,7 +82,7 @@ class HeadReader(MessageReader):
         return facts
 
     def _end_head(self, end: int) -> None:
-        self._at = self._seen = end + 4
+        self._advance(end + 4)
         self._line = 0
         self.trailers = None
 

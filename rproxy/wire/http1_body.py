@@ -163,6 +163,8 @@ class MessageReader:
         return self._refusal or RuntimeError(f"not possible in phase {self._phase.name}")
 
     def _append(self, data: bytes) -> None:
+        if self._phase is REFUSED:
+            return
         buffer = self._buffer
         if isinstance(buffer, bytes):
             buffer = self._buffer = bytearray(memoryview(buffer)[self._at :])
@@ -181,10 +183,18 @@ class MessageReader:
             buffer = self._buffer = bytes(buffer)
         return buffer
 
+    def _advance(self, offset: int) -> None:
+        """Move on to `offset`; a buffer that is used up is let go, for the connection may now be idle."""
+        if offset == len(self._buffer):
+            self._buffer, offset = b"", 0
+        else:
+            self._settled()
+        self._at = self._seen = offset
+
     def _take(self, count: int) -> Piece:
         """The next `count` bytes, all of which are there."""
         buffer, at = self._settled(), self._at
-        self._at = self._seen = at + count
+        self._advance(at + count)
         if count < COPY_BELOW or count == len(buffer):
             return buffer[at : at + count]
         return memoryview(buffer)[at : at + count]
@@ -228,8 +238,7 @@ class MessageReader:
             self._look_again_from(len(buffer))
             return False
         self._left = _chunk_size(bytes(buffer[at : end + 1]))
-        self._settled()
-        self._at = self._seen = end + 1
+        self._advance(end + 1)
         self._phase = _CHUNK if self._left else _TRAILERS
         return True
 
@@ -248,8 +257,7 @@ class MessageReader:
             raise BadRequest("chunk longer than its size")
         if len(ending) < 2:
             return False
-        self._settled()
-        self._at = self._seen = self._at + 2
+        self._advance(self._at + 2)
         self._phase = _CHUNK_LINE
         return True
 
@@ -262,9 +270,8 @@ class MessageReader:
             end = self._find_section_end(at)
             if end < 0:
                 return False
-            self.trailers = read_trailers(self._settled()[at:end])
-        self._settled()
-        self._at = self._seen = end + 2
+            self.trailers = read_trailers(bytes(self._buffer[at:end]))
+        self._advance(end + 2)
         self._phase = self.AFTER
         return False
 

@@ -74,12 +74,12 @@ def check_partial_request_line(buffer: bytes | bytearray, at: int, seen: int) ->
     """
     start = at + 2 if buffer.startswith(b"\r\n", at) else at
     limit = start + MAX_LINE
-    if _NOT_IN_LINE.search(buffer, max(seen, start), limit):
+    end = buffer.find(b"\n", max(seen, start), limit) + 1
+    if _NOT_IN_LINE.search(buffer, max(seen, start), end or limit):
         raise BadRequest("byte that has no place in a request line")
-    newline = buffer.find(b"\n", max(seen, start), limit)
-    if newline < 0 and len(buffer) >= limit:
+    if not end and len(buffer) >= limit:
         raise _why_too_long(bytes(buffer[start:limit]))
-    return newline + 1 if newline >= 0 else -1
+    return end or -1
 
 
 def _why_no_request_line(buffer: bytes, at: int) -> BadRequest:
@@ -115,12 +115,12 @@ def read_status_line(buffer: bytes, at: int) -> StatusLine:
 def check_partial_status_line(buffer: bytes | bytearray, at: int, seen: int) -> int:
     """As `check_partial_request_line`, for a status line; raises `BadResponse`."""
     limit = at + MAX_LINE
-    if _NOT_IN_STATUS_LINE.search(buffer, max(seen, at), limit):
+    end = buffer.find(b"\n", max(seen, at), limit) + 1
+    if _NOT_IN_STATUS_LINE.search(buffer, max(seen, at), end or limit):
         raise BadResponse("byte that has no place in a status line")
-    newline = buffer.find(b"\n", max(seen, at), limit)
-    if newline < 0 and len(buffer) >= limit:
+    if not end and len(buffer) >= limit:
         raise BadResponse("status line too long")
-    return newline + 1 if newline >= 0 else -1
+    return end or -1
 
 
 def make_request(line: RequestLine, facts: Facts) -> Request:

@@ -22,43 +22,50 @@ Pair = tuple[bytes, bytes]
 class BadRequest(Refusal):
     """A request that is malformed or could be read in two ways; the text says why, in our words."""
 
-    reason, alert, status = "bad_request", None, 400
+    reason = "bad_request"
+    status = 400
 
 
 class TargetTooLong(BadRequest):
     """A request-target above our limit (RFC 9110 §15.5.15)."""
 
-    reason, alert, status = "target_too_long", None, 414
+    reason = "target_too_long"
+    status = 414
 
 
 class ExpectationFailed(BadRequest):
     """An Expect other than `100-continue` (RFC 9110 §10.1.1)."""
 
-    reason, alert, status = "expectation_failed", None, 417
+    reason = "expectation_failed"
+    status = 417
 
 
 class HeadTooLarge(BadRequest):
     """A head or trailer section above our limits in bytes or in fields (RFC 6585 §5)."""
 
-    reason, alert, status = "head_too_large", None, 431
+    reason = "head_too_large"
+    status = 431
 
 
 class NotImplementedHere(BadRequest):
     """A transfer coding other than `chunked`, or a method longer than any real one (RFC 9112 §3, §6.1)."""
 
-    reason, alert, status = "not_implemented", None, 501
+    reason = "not_implemented"
+    status = 501
 
 
 class UnknownVersion(BadRequest):
     """A well-formed request line of a version other than HTTP/1.0 and HTTP/1.1."""
 
-    reason, alert, status = "unknown_version", None, 505
+    reason = "unknown_version"
+    status = 505
 
 
 class BadResponse(Refusal):
     """A response that is malformed, ambiguous or cut short: the peer's connection is closed, never reused."""
 
-    reason, alert, status = "bad_response", None, 502
+    reason = "bad_response"
+    status = 502
 
 
 class Framing(Enum):

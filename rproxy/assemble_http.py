@@ -1,0 +1,306 @@
+"""The HTTP half of `assemble`: from config models to sites, routes, logs and pages.
+
+Imported with it; OpenSSL comes in only with the first app that terminates TLS.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random, SystemRandom
+from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+
+from rproxy.config.apps import App, ReverseProxy, Upstream
+from rproxy.config.http import AccessLog, Tuned
+from rproxy.config.http import HeaderRules as RuleTables
+from rproxy.config.schema import Configuration
+from rproxy.deadlines import Deadlines
+from rproxy.downstream.http_server import HttpFactory, HttpLimits, HttpServer
+from rproxy.errors import Refusal, StartError
+from rproxy.exchange import Exchange
+from rproxy.interfaces import Arrival, local_of
+from rproxy.policy.balance import BALANCERS
+from rproxy.policy.clouds import without_names
+from rproxy.policy.forwarding import ClientFacts, RequestRewriter, ResponseRewriter
+from rproxy.policy.networks import NetworkSet
+from rproxy.policy.paths import PathTable
+from rproxy.policy.rules import HeaderRules, Side
+from rproxy.policy.sticky import StickyCookie, server_id
+from rproxy.services.lines import LineBatch, LogFiles, Sink
+from rproxy.services.pages import Pages, read_page, request_ids
+from rproxy.services.requestlog import RequestLog, Served
+from rproxy.sites import Route, Site, Sites, Sticky
+from rproxy.splice import Pipes
+from rproxy.upstream.http_client import HttpPeer
+from rproxy.upstream.peer import Group
+from rproxy.wire.address import Inet
+from rproxy.wire.message import Request
+
+log = Logger()
+
+
+class HttpTables(NamedTuple):
+    """What decides where requests go."""
+
+    sites: Sites
+    terminating: dict[str, IProtocolFactory]
+    """By server name pattern: the routes of TLS connections that end here."""
+
+
+class HttpParts:
+    """What all HTTP connections share; outlives a reload."""
+
+    def __init__(self, reactor: Any, deadlines: Deadlines, pipes: Pipes, sink: Sink) -> None:
+        self.reactor, self.deadlines, self.pipes = reactor, deadlines, pipes
+        self.sites = Sites({}, {})
+        self.limits = HttpLimits()
+        self.trusted = NetworkSet()
+        self.answers = Answers(reactor, Random(SystemRandom().getrandbits(64)))
+        self.files = LogFiles(reactor)
+        self._secret = os.urandom(32)
+        self._standard = LineBatch(reactor, sink, "the access log", log)
+
+    def factory(self, *, secure: bool) -> HttpFactory:
+        """HTTP/1 on connections; tables and limits are those of the moment a connection comes."""
+        return HttpFactory(
+            self.reactor,
+            lambda: self.sites,
+            self.answers,
+            self.deadlines,
+            self.pipes,
+            lambda: self.limits,
+            self.facts,
+            secure=secure,
+        )
+
+    def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
+        """What a connection's requests say about their client."""
+        local = arrival.local or local_of(transport)
+        port = local.port if isinstance(local, Inet) else 0
+        return ClientFacts(arrival.client, https=secure, port=port, trusted=self.trusted)
+
+    def use(self, config: Configuration, built: HttpTables) -> None:
+        """Serve from these tables from now on; connections that live keep theirs."""
+        self.sites = built.sites
+        self.answers.log = self.log_of(config, config.access_log)
+        logs = [config.access_log, *(app.access_log for app in config.apps.values())]
+        self.files.keep(log.path for log in logs if log.path is not None)
+        self.trusted = NetworkSet(without_names(config.trusted_forwarded_proxies))
+        self.limits = HttpLimits(
+            head=config.header_timeout,
+            keep_alive=config.keepalive_timeout,
+            body=config.body_timeout,
+            min_rate=config.min_body_rate,
+            tunnel_idle=config.upgrade_idle_timeout,
+        )
+
+    def secret(self, config: Configuration) -> bytes:
+        """What sticky cookies are sealed with; one made now is as good until the next start."""
+        if config.sticky_cookie_secret is not None:
+            return urlsafe_b64decode(config.sticky_cookie_secret + "=")
+        log.warn("sticky_cookie_secret is not set: a restart gives sticky clients new peers")
+        return self._secret
+
+    def log_of(self, config: Configuration, wanted: AccessLog) -> RequestLog:
+        """Where requests are written down."""
+        lines = self._standard if wanted.path is None else self.files.at(wanted.path).lines
+        return RequestLog(self.reactor, lines, wanted.format, redact=config.redact_query_in_access_log)
+
+    def reopen_logs(self) -> None:
+        """Go on in new files where logrotate has moved the old ones."""
+        self.files.reopen()
+
+    def close_logs(self) -> None:
+        """Write what is waiting, at the end."""
+        self._standard.flush()
+        self.files.keep(())
+
+
+class Answers:
+    """Error pages and the access log for the connections; see `http_server.Answers`."""
+
+    def __init__(self, reactor: Any, rng: Random) -> None:
+        self._reactor = reactor
+        self.next_id = request_ids(rng)
+        self._pages = Pages()
+        self.log: RequestLog | None = None
+        """For requests that reached no app."""
+
+    def page(
+        self, server: HttpServer, refusal: Refusal, request: Request | None, site: Site | None
+    ) -> tuple[bytes, bytes]:
+        """The page of the app, or ours, as the client prefers it."""
+        pages: Pages = site.pages if site is not None and site.pages is not None else self._pages
+        accept = b",".join(request.headers.all(b"accept")) if request is not None else None
+        status = getattr(refusal, "moved", 0) or refusal.status or 500
+        return pages.render(status, refusal.reason, server.request_id(), accept)
+
+    def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
+        """One line, if anybody wants it."""
+        site = exchange.site if exchange is not None else None
+        line: RequestLog | None = site.log if site is not None else self.log
+        if line is None:
+            return
+        if request is None or exchange is None:
+            line.served(_unread(server))
+            return
+        headers = request.headers
+        line.served(
+            Served(
+                id=server.request_id(),
+                client=server.arrival.client,
+                host=request.authority,
+                scheme=request.scheme,
+                method=request.method,
+                path=request.path,
+                version=request.version,
+                status=exchange.status,
+                size=server.sent,
+                seconds=server.reactor.seconds() - server.since,
+                app=site.app if site is not None else "-",
+                reason=exchange.reason,
+                upstream=exchange.peer_name,
+                forwarded_for=exchange.forwarded_for,
+                upstream_path=exchange.target,
+                upstream_seconds=exchange.answered_at - exchange.asked_at if exchange.answered_at else None,
+                tls=server.tls_version,
+                user_agent=headers.get(b"user-agent") or b"",
+                referer=headers.get(b"referer") or b"",
+            )
+        )
+
+
+def _unread(server: HttpServer) -> Served:
+    """The line of something that never became a request."""
+    return Served(
+        id=server.request_id(),
+        client=server.arrival.client,
+        host=b"",
+        scheme=b"",
+        method=b"",
+        path=b"",
+        version=0,
+        status=server.status,
+        size=server.sent,
+        seconds=server.reactor.seconds() - server.since,
+        app="-",
+        reason=server.reason,
+        tls=server.tls_version,
+    )
+
+
+class Ending(Protocol):
+    """TLS that ends here, for one app; made by `assemble_tls`, so that OpenSSL is only there when needed."""
+
+    def covers(self, name: str) -> bool: ...  # noqa: D102
+    def around(self, inner: IProtocolFactory) -> IProtocolFactory: ...  # noqa: D102
+
+
+def http_tables(
+    config: Configuration,
+    parts: HttpParts,
+    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    ending: Callable[[str, App], Ending],
+    rng: Random,
+) -> HttpTables:
+    """The sites of a configuration. Raises `StartError` for what only shows when it is built."""
+    secure: dict[str, Site] = {}
+    clear: dict[str, Site] = {}
+    terminating: dict[str, IProtocolFactory] = {}
+    by_app: dict[str, Site] = {}
+    inside = parts.factory(secure=True)
+    for key, app in config.apps.items():
+        site = by_app[key] = _site(config, key, app, parts, peer, rng)
+        if app.reverse_proxy or site.redirect_to:
+            clear.update(dict.fromkeys(app.server_name, site))
+        if app.tls is not None:
+            ends = ending(key, app)
+            secure.update(dict.fromkeys(app.server_name, replace(site, covers=ends.covers)))
+            terminating.update(dict.fromkeys(app.server_name, ends.around(inside)))
+    default = by_app[config.default_app] if config.default_app is not None else None
+    sites = Sites(secure, clear, default, check_sni=not config.ignore_sni_consistency)
+    return HttpTables(sites, terminating)
+
+
+def _site(
+    config: Configuration,
+    key: str,
+    app: App,
+    parts: HttpParts,
+    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    rng: Random,
+) -> Site:
+    named = next((name for name in app.server_name if not name.startswith("*.")), "")
+    routes = {
+        entry.path.encode("ascii"): _route(config, key, app, entry, parts, peer, rng)
+        for entry in app.reverse_proxy
+    }
+    pages = {status: read_page(path) for status, path in app.error_pages.items()}
+    return Site(
+        key,
+        PathTable(routes),
+        redirect_to=_https_port(config) if app.redirects else 0,
+        forced_host=named.encode("ascii"),
+        max_body=_first_set(app.request_max_body_size, config.request_max_body_size),
+        log=parts.log_of(config, app.access_log),
+        pages=Pages(pages) if pages else None,
+        allow_connect=app.allow_connect,
+    )
+
+
+def _https_port(config: Configuration) -> int:
+    """Where clear-text requests are redirected to; 0 where nothing listens for TLS."""
+    port = config.public_https_port or config.listen_port_tls
+    return port or (443 if config.listen_tls else 0)
+
+
+def _route(
+    config: Configuration,
+    key: str,
+    app: App,
+    entry: ReverseProxy,
+    parts: HttpParts,
+    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    rng: Random,
+) -> Route:
+    tuned = config.tuned(entry)
+    peers = [peer(key, upstream, tuned) for upstream in entry.upstream]
+    balance = "round_robin" if entry.load_balance == "sticky" else entry.load_balance
+    sticky = _sticky(parts.secret(config), entry, peers) if entry.load_balance == "sticky" else None
+    rules = _rules(Side.REQUEST, app.request_headers).then(_rules(Side.REQUEST, entry.request_headers))
+    answers = _rules(Side.RESPONSE, app.response_headers).then(_rules(Side.RESPONSE, entry.response_headers))
+    return Route(
+        entry.path.encode("ascii"),
+        entry.replace_path.encode("ascii") if entry.replace_path is not None else None,
+        Group(peers, BALANCERS[balance](rng)),
+        RequestRewriter(frozenset(entry.upstream_options), rules, sticky.cookie.name if sticky else b""),
+        ResponseRewriter(answers),
+        connect_timeout=tuned.connect_timeout,
+        response_timeout=tuned.response_timeout,
+        retries=tuned.retries,
+        sticky=sticky,
+    )
+
+
+def _first_set(special: int | None, general: int) -> int:
+    return general if special is None else special
+
+
+def _rules(side: Side, tables: RuleTables) -> HeaderRules:
+    try:
+        return HeaderRules(side, set=tables.set, add=tables.add, remove=tables.remove)
+    except ValueError as problem:
+        raise StartError(f"{side.value}_headers: {problem}")
+
+
+def _sticky(secret: bytes, entry: ReverseProxy, peers: Sequence[HttpPeer]) -> Sticky:
+    cookie = StickyCookie(
+        secret, os.urandom, path=entry.path, name=entry.sticky_cookie.name, age=entry.sticky_cookie.max_age
+    )
+    uris = [f"{'https' if peer.tls is not None else 'http'}://{peer.name}/" for peer in peers]
+    return Sticky(cookie, {server_id(uri, index): peers[index] for index, uri in enumerate(uris)})

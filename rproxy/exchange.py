@@ -1,0 +1,368 @@
+"""One request and its response: route, peer, retry, deadlines. Made by `downstream.http_server`.
+
+The straight line: `start` finds the route and a peer, `_ask` sends the rewritten head, and what
+the peer answers goes to the client as it comes. The client's side is behind `Client`, the peer's
+behind `upstream.http_client`; neither knows the other, so that their HTTP versions may differ.
+Here, and in `downstream.peek`, every `Refusal` ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Refusal
+from rproxy.interfaces import Arrival
+from rproxy.policy.forwarding import ClientFacts, agrees, upgrade_of
+from rproxy.sites import Route, Site, Sites
+from rproxy.upstream.connect import Dial
+from rproxy.upstream.http_client import HttpClient, HttpPeer
+from rproxy.upstream.peer import Peer
+from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
+from rproxy.wire.message import BadResponse, Framing, Headers, Pair, Piece, Request, Response
+
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+"""Methods that may be asked twice when the first time nothing came back (RFC 9110 §9.2.2)."""
+CLIENT_LEFT = 499
+"""nginx's status for a client that left before it was answered; only in the log."""
+MOST_HELD = 65536
+"""Bytes of a request's body that wait for a peer; then the client is not read."""
+
+
+class Client(Protocol):
+    """The client's side of an exchange: one request of a connection, or one stream."""
+
+    reactor: Any
+    sites: Sites
+    arrival: Arrival
+    facts: ClientFacts
+    secure: bool
+
+    def respond(self, status: int, reason: bytes, pairs: list[Pair], framing: Framing, length: int) -> None:
+        """The head of the final response."""
+
+    def interim(self, status: int, reason: bytes, pairs: list[Pair]) -> None:
+        """A 1xx head."""
+
+    def piece(self, piece: Piece) -> None:
+        """A piece of the response's body."""
+
+    def end(self, trailers: Headers | None) -> None:
+        """The response is complete."""
+
+    def flush(self) -> None:
+        """Everything since the last flush may leave now."""
+
+    def refuse(self, refusal: Refusal, site: Site | None) -> None:
+        """Answer with an error page (or a redirect) and end the response."""
+
+    def cut(self) -> None:
+        """The response cannot be completed: the client has to notice."""
+
+    def switch(self, status: int, reason: bytes, pairs: list[Pair], upstream: HttpClient) -> None:
+        """The response is a 101: from now on both connections are one tunnel."""
+
+    def hold_body(self, held: bool) -> None:
+        """Read no more of the request's body for now, or go on."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """Everything has been said; called once."""
+
+
+class Exchange:
+    """One request, from its head to the end of its response."""
+
+    __slots__ = (
+        "_body_done",
+        "_client",
+        "_dial",
+        "_forced",
+        "_held",
+        "_held_size",
+        "_over",
+        "_peer",
+        "_route",
+        "_sent_body",
+        "_tried",
+        "_upstream",
+        "answered_at",
+        "asked_at",
+        "reason",
+        "request",
+        "responded",
+        "site",
+        "status",
+        "target",
+    )
+
+    def __init__(self, client: Client, request: Request) -> None:
+        self._client, self.request = client, request
+        self.site: Site | None = None
+        self._route: Route | None = None
+        self._forced: bytes | None = None
+        self._peer: HttpPeer | None = None
+        self._upstream: HttpClient | None = None
+        self._dial: Dial | None = None
+        self._tried: list[Peer] = []
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._body_done = request.framing is Framing.NONE
+        self._sent_body = 0
+        self.asked_at = self.answered_at = 0.0
+        self._over = self.responded = False
+        self.status, self.reason, self.target = 0, "ok", b""
+
+    @property
+    def peer_name(self) -> str:
+        """The peer that was asked last, for the log; empty when none was."""
+        if not self._tried:
+            return ""
+        peer = cast(HttpPeer, self._tried[-1])
+        return f"{'http' if peer.tls is None else 'https'}://{peer.name}"
+
+    @property
+    def forwarded_for(self) -> bytes:
+        """The client, and whom it says it speaks for, as the peer was told; for the log."""
+        for name, value in self._client.facts.pairs(self._client.facts.claims(self.request.headers)):
+            if name == b"X-Forwarded-For":
+                return value
+        return b""
+
+    @property
+    def upstream(self) -> HttpClient | None:
+        """The connection that is asked, while it is."""
+        return self._upstream
+
+    @property
+    def waiting_for_peer(self) -> bool:
+        """Whether it is the peer's turn: the request has been sent, no response has begun."""
+        return self._body_done and not self.responded
+
+    def start(self) -> None:
+        """Find the route and ask a peer; may end the exchange before it returns."""
+        client = self._client
+        try:
+            self.site, self._route, self._forced = client.sites.route(
+                self.request, client.arrival, client.secure
+            )
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        self._find_peer(NoPeer("all peers are down"))
+
+    def _find_peer(self, last: Refusal) -> None:
+        """A peer's idle connection, or a new one; `last` is what the client is told when no peer is left."""
+        route, client = cast(Route, self._route), self._client
+        now = client.reactor.seconds()
+        peer = route.sticky.peer(self.request, now) if route.sticky is not None and not self._tried else None
+        if peer is None:
+            peer = route.group.pick(client.facts.node, self._tried, now)
+        if peer is None or len(self._tried) > route.retries:
+            self._refuse(last)
+            return
+        upstream = cast(HttpPeer, peer).take_idle()
+        if upstream is not None:
+            self._tried.append(peer)
+            peer.open += 1
+            self._ask(upstream)
+            return
+        self._dial = Dial(
+            client.reactor,
+            route.group,
+            client.facts.node,
+            route.connect_timeout,
+            self._made,
+            self._no_peer,
+            tried=self._tried,
+            most=route.retries + 1,
+        )
+        self._dial.start(peer)
+
+    def _made(self, peer: Peer) -> Any:
+        """A peer has accepted: what its transport is given to."""
+        self._dial = None
+        return cast(HttpPeer, peer).protocol(self._client.reactor, self._ask)
+
+    def _no_peer(self, refusal: Refusal) -> None:
+        self._dial = None
+        self._refuse(refusal)
+
+    def _ask(self, upstream: HttpClient) -> None:
+        """Send the request's head; its body follows as it comes."""
+        request, route, client = self.request, cast(Route, self._route), self._client
+        self._peer, self._upstream = upstream.peer, upstream
+        upgrade = bool(request.upgrade) and bool(upgrade_of(request))
+        pairs = route.requests.head_pairs(
+            request, client.facts, upstream.peer.authority, self._forced, upgrade
+        )
+        if request.framing is not Framing.NONE:
+            pairs += framing_pairs(request.framing, request.length)
+        self.target = route.target(request.path)
+        head = request_head(request.method, self.target, pairs)
+        self.asked_at = client.reactor.seconds()
+        upstream.ask(self, request.method, head, upgrade=upgrade, more=not self._body_done)
+        held, self._held, self._held_size = self._held, [], 0
+        for data in held:
+            self._send(data)
+        if held or not self._body_done:
+            client.hold_body(False)
+        if self._body_done and self._upstream is not None:
+            self._upstream.sent_all()
+
+    def request_piece(self, piece: Piece) -> None:
+        """A piece of the request's body came."""
+        if self._over:
+            return
+        self._sent_body += len(piece)
+        limit = self.site.max_body if self.site is not None else 0
+        if 0 < limit < self._sent_body:
+            self._refuse(BodyTooLarge("more than the limit"))
+            return
+        if self.request.framing is Framing.CHUNKED:
+            self._send(b"".join(chunk(piece)))
+        else:
+            self._send(bytes(piece))
+
+    def request_end(self, trailers: Headers | None) -> None:
+        """The request's body is complete."""
+        self._body_done = True
+        if self._over:
+            return
+        if self.request.framing is Framing.CHUNKED:
+            self._send(last_chunk(trailers.pairs if trailers is not None else ()))
+        if self._upstream is not None:
+            self._upstream.sent_all()
+
+    def _send(self, data: bytes) -> None:
+        if self._upstream is not None:
+            self._upstream.write(data)
+            return
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._held_size >= MOST_HELD:
+            self._client.hold_body(True)
+
+    def interim(self, response: Response) -> None:
+        """The connection's call: a 1xx on the way to the response."""
+        if self.request.version == 11:
+            memory = cast(HttpClient, self._upstream).memory
+            pairs = cast(Route, self._route).responses.head_pairs(response, memory)
+            self._client.interim(response.status, response.reason, pairs)
+
+    def response(self, response: Response) -> None:
+        """The connection's call: the response's head."""
+        self.answered_at = self._client.reactor.seconds()
+        upstream = cast(HttpClient, self._upstream)
+        switching = response.status == 101
+        if switching and not agrees(self.request, response):
+            self._refuse(BadResponse("an upgrade to something that was not asked for"))
+            return
+        self.responded, self.status = True, response.status
+        pairs = cast(Route, self._route).responses.head_pairs(response, upstream.memory, switching)
+        if switching:
+            self._upstream = None
+            self._client.switch(response.status, response.reason, pairs, upstream)
+            return
+        sticky = cast(Route, self._route).sticky
+        if sticky is not None:
+            renewal = sticky.renewal(self.request, upstream.peer, self.answered_at, self._client.facts.https)
+            pairs += [(b"Set-Cookie", renewal)] if renewal is not None else []
+        self._client.respond(response.status, response.reason, pairs, response.framing, response.length)
+
+    def piece(self, piece: Piece) -> None:
+        """The connection's call: a piece of the response's body."""
+        self._client.piece(piece)
+
+    def response_end(self, trailers: Headers | None) -> None:
+        """The connection's call: the response is complete, and the connection is no longer ours."""
+        self._upstream = None
+        self._client.end(trailers)
+        self._finish()
+
+    def flush(self) -> None:
+        """The connection's call: that was all of one read."""
+        self._client.flush()
+
+    def upstream_full(self) -> None:
+        """The connection's call: the peer is slower than the client."""
+        self._client.hold_body(True)
+
+    def upstream_ready(self) -> None:
+        """The connection's call: the peer takes more."""
+        self._client.hold_body(False)
+
+    def broken(self, refusal: Refusal, silent: bool) -> None:
+        """The connection's call: it ended too early. Ask again if that cannot ask twice for one thing."""
+        upstream, self._upstream = cast(HttpClient, self._upstream), None
+        if self.responded:
+            self._cut(refusal.reason)
+            return
+        if silent and not self._sent_body and self._body_done and self.request.method in IDEMPOTENT:
+            self._leave_peer()
+            if upstream.used:  # it was closed for having been idle: that says nothing about the peer
+                self._tried.remove(upstream.peer)
+                upstream.peer.close_idle(upstream.since)
+            self._find_peer(refusal)
+            return
+        self._refuse(refusal)
+
+    def client_full(self) -> None:
+        """The client's call: it is slower than the peer."""
+        if self._upstream is not None:
+            self._upstream.transport.pauseProducing()
+
+    def client_ready(self) -> None:
+        """The client's call: it takes more."""
+        if self._upstream is not None:
+            self._upstream.transport.resumeProducing()
+
+    def overdue(self, now: float) -> bool:
+        """Whether the peer has taken too long to begin its response; then the client is told, here."""
+        if self._upstream is None or self.responded or not self._body_done:
+            return False
+        if now - self.asked_at < cast(Route, self._route).response_timeout:
+            return False
+        cast(HttpPeer, self._peer).failed(now, "it did not answer in time")
+        self._refuse(PeerTimeout("no response in time"))
+        return True
+
+    def cancel(self) -> None:
+        """The client's call: it is gone, or has misbehaved. Nothing more is said to it."""
+        if not self._over:
+            self.status, self.reason = self.status or CLIENT_LEFT, "client_left"
+            self._finish()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The client's call: its body is malformed or too slow."""
+        if not self._over:
+            self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.responded:
+            self._cut(refusal.reason)
+            return
+        self.responded, self.status, self.reason = True, refusal.status or 500, refusal.reason
+        self._client.refuse(refusal, self.site)
+        self._finish()
+
+    def _cut(self, reason: str) -> None:
+        self.reason = reason
+        self._client.cut()
+        self._finish()
+
+    def _leave_peer(self) -> None:
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            peer.open -= 1
+
+    def _finish(self) -> None:
+        """Let go of everything; called once."""
+        self._over = True
+        self._held = []
+        self._leave_peer()
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+        self._client.finished(self)

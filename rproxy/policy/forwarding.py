@@ -1,0 +1,287 @@
+"""Heads as they go on: a client's to a peer, a peer's to a client (RFC 9110 §7.6). Called by `exchange`.
+
+Once per request in both directions, so what stays the same on a connection is worked out once: the readers of
+`wire.http1` give the same `Headers` object for the same fields, and that is what is compared.
+
+What frames the body is left out: the caller appends `http1_write.framing_pairs`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from rproxy.policy.forwarded import UNKNOWN, Claims, Hop, believe, write_forwarded
+from rproxy.policy.networks import NetworkSet
+from rproxy.policy.rules import HeaderRules
+from rproxy.policy.sticky import remove_cookie
+from rproxy.wire.address import Address, Inet
+from rproxy.wire.message import Framing, Headers, Pair, Request, Response
+
+MAX_REMEMBERED = 4096
+"""Bytes of field values kept per connection: as for the reader, browsers send 600 to 1500 and we add 200."""
+
+
+class Memory:
+    """The fields that went on last from one connection, to be used again if the next message has the same."""
+
+    __slots__ = ("_authority", "_headers", "_pairs", "_rewriter")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Free it, when the connection goes idle for long."""
+        self._headers: Headers | None = None
+        self._rewriter: object = None
+        self._authority = b""
+        self._pairs: list[Pair] = []
+
+    def recall(self, rewriter: object, headers: Headers, authority: bytes) -> list[Pair] | None:
+        """What `keep` was given for the same three; not to be changed."""
+        if self._headers is headers and self._rewriter is rewriter and self._authority == authority:
+            return self._pairs
+        return None
+
+    def keep(self, rewriter: object, headers: Headers, authority: bytes, pairs: list[Pair]) -> None:
+        """Remember `pairs`, unless they are large."""
+        if sum([len(value) for _, value in pairs]) > MAX_REMEMBERED:
+            self.forget()
+        else:
+            self._headers, self._rewriter, self._authority = headers, rewriter, authority
+            self._pairs = pairs
+
+
+class ClientFacts:
+    """What the requests of one downstream connection say about their client; made once per connection."""
+
+    __slots__ = ("_claim", "_pairs", "_trusted", "https", "memory", "node", "port")
+
+    def __init__(self, client: Address, *, https: bool, port: int, trusted: NetworkSet) -> None:
+        """`client` is who connected, or whom a PROXY header names; `https` and `port` are what it used here.
+
+        `trusted` are the networks whose forwarding fields are believed; `port` is 0 on a unix socket.
+        """
+        if isinstance(client, Inet):
+            self.node, is_trusted = client.host.partition("%")[0], client.host in trusted
+        else:
+            self.node, is_trusted = UNKNOWN, trusted.unix
+        self.https, self.port = https, port
+        self.memory = Memory()
+        self._claim = Claims((Hop(self.node, b"https" if https else b"http"),), https, port)
+        self._pairs = _forwarding_pairs(self._claim)
+        self._trusted = trusted if is_trusted else None
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what it says about others is believed."""
+        return self._trusted is not None
+
+    def claims(self, headers: Headers) -> Claims:
+        """Who is behind a request, as far as it can be believed, and what they speak."""
+        if self._trusted is None:
+            return self._claim
+        return believe(headers, self._claim.hops[0], self.port, self._trusted)
+
+    def pairs(self, claims: Claims) -> Sequence[Pair]:
+        """The X-Forwarded fields and X-Real-IP that say this."""
+        return self._pairs if claims is self._claim else _forwarding_pairs(claims)
+
+
+class RequestRewriter:
+    """The request heads of one route; never changes."""
+
+    __slots__ = ("_forwarded", "_insecure", "_late", "_peer_host", "_rules", "_sticky")
+
+    def __init__(self, options: frozenset[str], rules: HeaderRules, sticky: bytes = b"") -> None:
+        """`options` are `upstream_options`, of which those about versions mean nothing here.
+
+        `sticky` is the name of the cookie that stays with us, if there is one.
+        """
+        self._peer_host = "set_upstream_host" in options and "keep_original_host" not in options
+        self._insecure = "upgrade_insecure_requests" in options
+        self._forwarded = "forwarded_header" in options
+        self._rules = rules
+        # Rules about what differs from request to request cannot be applied once per connection.
+        self._late = not rules.names.isdisjoint((b"host", b"x-original-uri"))
+        self._sticky = sticky
+
+    def head_pairs(
+        self,
+        request: Request,
+        client: ClientFacts,
+        peer_host: bytes,
+        forced_host: bytes | None = None,
+        upgrade: bool = False,
+    ) -> list[Pair]:
+        """The fields for the peer that is called `peer_host`: a new list.
+
+        Host is `forced_host` if given, else the client's, else `peer_host`; by option `peer_host` comes
+        before the client's. With `upgrade` the protocols of `upgrade_of` are asked for.
+        """
+        headers, authority = request.headers, request.authority
+        if upgrade:
+            fields = self._fields(request, client, upgrade_of(request))
+        else:
+            memory = client.memory
+            known = memory.recall(self, headers, authority)
+            if known is None:
+                known = self._fields(request, client, b"")
+                memory.keep(self, headers, authority, known)
+            fields = known
+        host = forced_host or (not self._peer_host and authority) or peer_host
+        pairs = [(b"Host", host), *fields, (b"X-Original-URI", request.target)]
+        if request.expects_continue:
+            pairs.append((b"Expect", b"100-continue"))
+        return self._rules.apply(pairs) if self._late else pairs
+
+    def _fields(self, request: Request, client: ClientFacts, upgrade: bytes) -> list[Pair]:
+        """All but Host, X-Original-URI and Expect: what depends on the fields, the authority and us alone."""
+        headers = request.headers
+        names = headers.names
+        dropped = _dropped(_NOT_TO_PEERS, request.connection)
+        if not _USUAL.issuperset(names):
+            dropped |= {name for name in names if name not in _USUAL and _CLAIM(name)}
+        pairs = headers.without(dropped)
+        if b"cookie" in names and (self._sticky or names.count(b"cookie") > 1):
+            pairs = self._with_one_cookie(headers, pairs)
+        pairs += _connection(headers, upgrade)
+        if self._insecure and b"upgrade-insecure-requests" not in names:
+            pairs.append((b"Upgrade-Insecure-Requests", b"1"))
+        claims = client.claims(headers)
+        pairs += client.pairs(claims)
+        if request.authority:
+            pairs.append((b"X-Forwarded-Host", request.authority))
+        if self._forwarded or b"forwarded" in names:
+            pairs.append((b"Forwarded", _forwarded(claims, request.authority)))
+        return pairs if self._late else self._rules.apply(pairs)
+
+    def _with_one_cookie(self, headers: Headers, pairs: list[Pair]) -> list[Pair]:
+        """All lines in one (RFC 9113 §8.2.3: a client may split them, HTTP/1.1 has one), without ours."""
+        cookie: bytes | None = b"; ".join(headers.all(b"cookie"))
+        if cookie and self._sticky:
+            cookie = remove_cookie(cookie, self._sticky)
+        kept = [pair for pair in pairs if pair[0].lower() != b"cookie"]
+        return [*kept, (b"Cookie", cookie)] if cookie else kept
+
+
+class ResponseRewriter:
+    """The response heads of one route; never changes."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: HeaderRules) -> None:
+        self._rules = rules
+
+    def head_pairs(self, response: Response, memory: Memory, upgrade: bool = False) -> list[Pair]:
+        """The fields for the client: a new list. `memory` is that of the peer's connection.
+
+        With `upgrade` the protocol that a 101 agreed to is announced. The length that the answer to a HEAD,
+        or a 304, speaks of is kept, since no body will say it.
+        """
+        headers = response.headers
+        pairs = memory.recall(self, headers, b"")
+        if pairs is None:
+            kept = headers.without(_dropped(_NOT_TO_CLIENTS, response.connection))
+            pairs = self._rules.apply(kept)
+            memory.keep(self, headers, b"", pairs)
+        if upgrade:
+            return [*pairs, (b"Connection", b"upgrade"), (b"Upgrade", response.upgrade)]
+        if response.framing is _NO_BODY and response.status >= 200 and response.status != 204:
+            return pairs + [(b"Content-Length", value) for value in headers.all(b"content-length")]
+        return pairs.copy()
+
+
+def upgrade_of(request: Request) -> bytes:
+    """The protocols a client asks for that may go on, as the value of an Upgrade field; empty for none.
+
+    Not those that are HTTP or carry it, `h2c` (RFC 9113 §3.1) and `TLS/1.2` (RFC 2817): what came through
+    the tunnel would be requests that nobody has routed.
+    """
+    if not request.upgrade:
+        return b""
+    offers = [offer.strip(b" \t") for offer in request.upgrade.split(b",")]
+    return b", ".join(offer for offer in offers if not _CARRIES_HTTP(offer))
+
+
+def agrees(request: Request, response: Response) -> bool:
+    """Whether a 101 switches to one protocol that was asked for; case does not matter (R-HR-3)."""
+    offers = [offer.lower() for offer in upgrade_of(request).split(b", ")]
+    return bool(response.upgrade) and response.upgrade.lower() in offers
+
+
+_NO_BODY: Final = Framing.NONE
+
+# RFC 9110 §7.6.1, RFC 9113 §8.2.2: they speak of one connection. Content-Length is ours as well, since it is
+# written from what the reader understood.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
+    b" transfer-encoding content-length upgrade http2-settings".split()
+)
+# `Proxy` becomes HTTP_PROXY behind CGI (httpoxy, CVE-2016-5385).
+_NOT_TO_PEERS = _HOP_BY_HOP | frozenset((b"host", b"proxy", b"expect"))
+# Alt-Svc names ports of the peer as if they were ours.
+_NOT_TO_CLIENTS = _HOP_BY_HOP | frozenset((b"alt-svc",))
+# Whatever Connection names, these go on: a client must not be able to make a peer see a request without the
+# fields that say who asks for what, nor a peer a client without those that say what it got.
+_END_TO_END = frozenset(
+    b"host cookie set-cookie authorization www-authenticate content-type content-encoding content-range range"
+    b" cache-control date etag expires location origin vary".split()
+)
+# What only a proxy may say: where a request came from, what it asked for, which certificate was shown. `_`
+# and other bytes that CGI and WSGI take for a dash are as good as one.
+_CLAIM = re.compile(
+    rb"""(?x)
+    x[\W_]forwarded (?: [\W_] | \Z )
+    | (?: forwarded | x[\W_]real[\W_]ip | x[\W_]original[\W_]ur[il] | x[\W_]rewrite[\W_]url ) \Z
+    | (?: x[\W_] )? (?: client[\W_]?cert | (?: ssl | tls )[\W_]client | ssl[\W_]cert )
+    | x[\W_]arr[\W_]clientcert | x[\W_]amzn[\W_]mtls"""
+).match
+# Names of browsers that are no claims: most requests have no others and are spared 0.3 µs a name.
+_USUAL = frozenset(
+    b"host user-agent accept accept-language accept-encoding accept-charset connection keep-alive cookie"
+    b" referer origin authorization cache-control pragma content-type content-length transfer-encoding te"
+    b" upgrade dnt upgrade-insecure-requests priority range if-none-match if-modified-since if-match if-range"
+    b" x-requested-with sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode"
+    b" sec-fetch-site sec-fetch-user sec-gpc sec-websocket-key sec-websocket-version"
+    b" sec-websocket-extensions sec-websocket-protocol".split()
+)
+_CARRIES_HTTP = re.compile(rb"(?i)(?:h2c?|h3|http(?:/.*)?|tls(?:/.*)?|)").fullmatch
+
+
+def _dropped(always: frozenset[bytes], named: frozenset[bytes]) -> frozenset[bytes]:
+    """The names that do not go on, given those that Connection names."""
+    return always if named <= always else always | (named - _END_TO_END)
+
+
+def _connection(headers: Headers, upgrade: bytes) -> list[Pair]:
+    """What we say about our connection to the peer: nothing, but for an upgrade and trailers.
+
+    A client that takes trailers (gRPC does) says so with `TE: trailers`; RFC 9110 §10.1.4 wants it named.
+    """
+    if upgrade:
+        return [(b"Connection", b"upgrade"), (b"Upgrade", upgrade)]
+    if b"te" in headers.names and _wants_trailers(headers.all(b"te")):
+        return [(b"Connection", b"TE"), (b"TE", b"trailers")]
+    return []
+
+
+def _wants_trailers(values: Sequence[bytes]) -> bool:
+    return b"trailers" in [item.strip(b" \t") for item in b",".join(values).lower().split(b",")]
+
+
+def _forwarding_pairs(claims: Claims) -> list[Pair]:
+    """The fields that say what `claims` says; without addresses if only unix sockets are known."""
+    nodes = [hop.node.encode("ascii") for hop in claims.hops if hop.is_address]
+    pairs = [
+        (b"X-Forwarded-Proto", b"https" if claims.https else b"http"),
+        (b"X-Forwarded-Port", b"%d" % (claims.port or (443 if claims.https else 80))),
+        (b"X-Forwarded-Ssl", b"on" if claims.https else b"off"),
+    ]
+    return [(b"X-Forwarded-For", b", ".join(nodes)), (b"X-Real-IP", nodes[0]), *pairs] if nodes else pairs
+
+
+def _forwarded(claims: Claims, authority: bytes) -> bytes:
+    *others, peer = claims.hops
+    return write_forwarded([*others, peer._replace(host=authority)])

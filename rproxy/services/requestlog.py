@@ -1,0 +1,213 @@
+"""The request log: one line per request, written when its response has ended.
+
+Made by `assemble`, one for each app that has a log of its own and one for the rest; fed by the
+HTTP servers. Everything that a client or a backend can choose is escaped, so that a request is
+one line and a terminal shows it as it is: `\\xNN` for bytes, in JSON the escapes of JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, Literal, NamedTuple
+
+from rproxy.services.lines import LineBatch
+from rproxy.wire.address import Address, Inet
+
+MOST_SHOWN: Final = 2048
+"""Bytes of a field that are written: the longest that people read, while a head may have 64 KiB."""
+REDACTED: Final = b"<redacted>"
+
+LogFormat = Literal["rpxy", "common", "combined", "json"]
+
+
+class Served(NamedTuple):
+    """A request and what became of it. bytes are as on the wire, empty where there is nothing.
+
+    A tuple because it is made for every request.
+    """
+
+    id: str
+    client: Address
+    host: bytes
+    """Host and port as the client sent them."""
+    scheme: bytes
+    """Of an absolute target (HTTP/2 and 3: always), else empty."""
+    method: bytes
+    path: bytes
+    """Path and query as the client sent them."""
+    version: int
+    """10, 11, 20 or 30; 0 where it is not known."""
+    status: int
+    """As sent; 499 where the client left before any."""
+    size: int
+    """Bytes of the response's body that were sent."""
+    seconds: float
+    """From the first byte of the request to the last of the response."""
+    app: str
+    reason: str
+    """Why it ended as it did: a code of ours, never a client's text."""
+    upstream: str = ""
+    """Scheme and location of the peer that answered, `http://10.0.0.5:8080`; empty if none was asked."""
+    upstream_path: bytes = b""
+    """Path and query as the peer was asked for them."""
+    upstream_seconds: float | None = None
+    """Until the head of the peer's response."""
+    tls: str = ""
+    """`TLSv1.3`; empty in clear text."""
+    user_agent: bytes = b""
+    referer: bytes = b""
+    forwarded_for: bytes = b""
+    """X-Forwarded-For as the peer got it."""
+    forwarded: bytes = b""
+    """Forwarded as the peer got it."""
+
+
+class RequestLog:
+    """Writes requests down in one format. `lines` may be shared with other logs.
+
+    `redact` takes the values out of all query strings.
+    """
+
+    def __init__(
+        self, reactor: Any, lines: LineBatch, style: LogFormat = "rpxy", *, redact: bool = False
+    ) -> None:
+        self._reactor, self._lines, self._redact = reactor, lines, redact
+        self._line, self._pattern = FORMATS[style]
+        self._second, self._stamp = -1, ""
+
+    def served(self, request: Served) -> None:
+        """Write a request down; the line leaves with others, soon."""
+        now = self._reactor.seconds()
+        second = int(now)
+        if second != self._second:
+            self._second, self._stamp = second, datetime.fromtimestamp(second, UTC).strftime(self._pattern)
+        if self._redact:
+            request = _redacted(request)
+        self._lines.add(self._line(request, self._stamp, now - second))
+
+    def flush(self) -> None:
+        """Hand the waiting lines to the sink."""
+        self._lines.flush()
+
+
+def redacted(target: bytes) -> bytes:
+    """A path and query, or a URL, without the values of its query; names stay (R-LOG-4)."""
+    path, mark, query = target.partition(b"?")
+    if not query:
+        return target
+    return path + mark + b"&".join(map(_redacted_pair, query.split(b"&")))
+
+
+def rpxy(request: Served, stamp: str, fraction: float) -> str:
+    """A line as rpxy writes it (R-LOG-2), behind the time in microseconds."""
+    r, host, path = request, _word(request.host), _word(request.path)
+    place = path.partition("?")[0]
+    if r.scheme:
+        place = f"{_word(r.scheme)}://{host}{place}"
+    forwarded = f' "{_text(r.forwarded)}"' if r.forwarded else ""
+    asked = path if r.upstream_path == r.path else _word(r.upstream_path)
+    return (
+        f"{stamp}.{int(fraction * 1e6):06d}Z {host or '-'} <- {_client(r.client)} -- {_word(r.method) or '-'}"
+        f" {path or '-'} {VERSIONS.get(r.version, '-')} -- {PHRASES.get(r.status) or r.status} -- {place}"
+        f' "{_text(r.user_agent)}", "{_text(r.forwarded_for)}"{forwarded} "{r.upstream}{asked}"\n'
+    )
+
+
+def common(request: Served, stamp: str, fraction: float) -> str:
+    """A line in the Common Log Format, as Apache and nginx write it."""
+    return _common(request, stamp) + "\n"
+
+
+def combined(request: Served, stamp: str, fraction: float) -> str:
+    """The same with Referer and User-Agent."""
+    referer, agent = _text(request.referer) or "-", _text(request.user_agent) or "-"
+    return f'{_common(request, stamp)} "{referer}" "{agent}"\n'
+
+
+def json(request: Served, stamp: str, fraction: float) -> str:
+    """One JSON object; bytes that are not ASCII stand in it as the characters of Latin-1."""
+    r = request
+    waited = "null" if r.upstream_seconds is None else f"{r.upstream_seconds:.6f}"
+    return (
+        f'{{"time":"{stamp}.{int(fraction * 1e3):03d}Z","id":"{r.id}","client":{_json(str(r.client))}'
+        f',"host":"{_inner(r.host)}","method":"{_inner(r.method)}","path":"{_inner(r.path)}"'
+        f',"protocol":"{VERSIONS.get(r.version, "")}","status":{r.status},"bytes":{r.size}'
+        f',"duration":{r.seconds:.6f},"upstream":{_json(r.upstream)},"upstream_time":{waited}'
+        f',"tls":"{r.tls}","user_agent":"{_inner(r.user_agent)}","referer":"{_inner(r.referer)}"'
+        f',"forwarded_for":"{_inner(r.forwarded_for)}","forwarded":"{_inner(r.forwarded)}"'
+        f',"app":{_json(r.app)},"reason":"{r.reason}"}}\n'
+    )
+
+
+FORMATS: Final[Mapping[LogFormat, tuple[Callable[[Served, str, float], str], str]]] = {
+    "rpxy": (rpxy, "%Y-%m-%dT%H:%M:%S"),
+    "common": (common, "%d/%b/%Y:%H:%M:%S +0000"),
+    "combined": (combined, "%d/%b/%Y:%H:%M:%S +0000"),
+    "json": (json, "%Y-%m-%dT%H:%M:%S"),
+}
+"""What makes a line, and the form of the second it is given."""
+VERSIONS: Final = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2.0", 30: "HTTP/3.0"}
+PHRASES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+def _redacted(request: Served) -> Served:
+    path, upstream_path, referer = request.path, request.upstream_path, request.referer
+    if b"?" not in path and b"?" not in upstream_path and b"?" not in referer:
+        return request
+    shown = redacted(path)
+    upstream_shown = shown if upstream_path == path else redacted(upstream_path)
+    return request._replace(path=shown, upstream_path=upstream_shown, referer=redacted(referer))
+
+
+def _redacted_pair(pair: bytes) -> bytes:
+    name, equals, _ = pair.partition(b"=")
+    return name + equals + REDACTED if equals else pair and REDACTED
+
+
+def _common(r: Served, stamp: str) -> str:
+    client = r.client.host if isinstance(r.client, Inet) else _client(r.client)
+    line = f"{_word(r.method)} {_word(r.path)} {VERSIONS.get(r.version, '-')}" if r.method else "-"
+    return f'{client} - - [{stamp}] "{line}" {r.status} {r.size or "-"}'
+
+
+def _client(client: Address) -> str:
+    return str(client) if isinstance(client, Inet) else _word(b"unix:" + client.path)
+
+
+def _word(value: bytes) -> str:
+    """Printable ASCII without spaces, quotes and backslashes."""
+    if value.translate(_WORDS) == value and len(value) <= MOST_SHOWN:
+        return value.decode()
+    return _escaped(value).replace(" ", "\\x20")
+
+
+def _text(value: bytes) -> str:
+    """The same with spaces, to be put in quotes."""
+    if value.translate(_TEXTS) == value and len(value) <= MOST_SHOWN:
+        return value.decode()
+    return _escaped(value)
+
+
+def _inner(value: bytes) -> str:
+    """What stands between the quotes of a JSON string."""
+    if value.translate(_TEXTS) == value and len(value) <= MOST_SHOWN:
+        return value.decode()
+    cut = value[:MOST_SHOWN] + (b"..." if len(value) > MOST_SHOWN else b"")
+    # DEL is the one control character that JSON leaves as it is.
+    return _json(cut.decode("latin-1"))[1:-1].replace("\x7f", "\\u007f")
+
+
+def _escaped(value: bytes) -> str:
+    shown = _UNSAFE.sub(lambda found: b"\\x%02x" % ord(found.group()), value[:MOST_SHOWN])
+    return shown.decode("ascii") + ("..." if len(value) > MOST_SHOWN else "")
+
+
+_json = encode_basestring_ascii
+_UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
+# Tables that change what has to be escaped and nothing else: the fastest look at all bytes that there is.
+_TEXTS: Final = _UNSAFE.sub(b"?", bytes(range(256)))
+_WORDS: Final = _TEXTS.replace(b" ", b"?")

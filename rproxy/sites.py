@@ -1,0 +1,153 @@
+"""What HTTP requests are routed by: sites by name, routes by path. Asked by `exchange`, built by `assemble`.
+
+Like all tables it never changes; a reload makes a new one. The order of the checks decides which
+status a client gets, and is that of rpxy (R-RT, §1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rproxy.errors import BodyTooLarge, MethodNotAllowed, Misdirected, NoRoute, Redirect, UnknownHost
+from rproxy.interfaces import Arrival
+from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
+from rproxy.policy.paths import PathTable, replaced, unambiguous
+from rproxy.policy.routes import NameTable
+from rproxy.policy.sticky import StickyCookie
+from rproxy.upstream.peer import Group, Peer
+from rproxy.wire.hostname import from_wire
+from rproxy.wire.message import BadRequest, Framing, Request
+
+SAFE = frozenset((b"GET", b"HEAD"))
+
+
+class Sticky:
+    """Keeps clients of a route at the peers they began with, by a sealed cookie."""
+
+    def __init__(self, cookie: StickyCookie, peers: Mapping[str, Peer]) -> None:
+        self.cookie, self._peers = cookie, dict(peers)
+        self._ids = {peer.name: server for server, peer in peers.items()}
+
+    def peer(self, request: Request, now: float) -> Peer | None:
+        """The peer that the request's cookie names, unless it is known to be down."""
+        token = self.cookie.read(request.headers.all(b"cookie"), now)
+        peer = self._peers.get(token.server) if token is not None else None
+        return peer if peer is not None and peer.down_until <= now else None
+
+    def renewal(self, request: Request, served_by: Peer, now: float, https: bool) -> bytes | None:
+        """The Set-Cookie that the response needs: a new peer, or a cookie that gets old."""
+        token, server = self.cookie.read(request.headers.all(b"cookie"), now), self._ids[served_by.name]
+        if token is not None and token.server == server and not self.cookie.is_due(token, now):
+            return None
+        return self.cookie.set_cookie(server, now, https=https)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What serves the paths below a prefix."""
+
+    prefix: bytes
+    replacement: bytes | None
+    group: Group
+    requests: RequestRewriter
+    responses: ResponseRewriter
+    connect_timeout: float = 5.0
+    response_timeout: float = 60.0
+    retries: int = 2
+    sticky: Sticky | None = None
+
+    def target(self, path: bytes) -> bytes:
+        """The path and query that the peer is asked for."""
+        return path if self.replacement is None else replaced(path, self.prefix, self.replacement)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One app as HTTP sees it."""
+
+    app: str
+    routes: PathTable[Route]
+    redirect_to: int = 0
+    """The https port that clear-text requests are sent to; 0: they are served."""
+    forced_host: bytes = b""
+    """The name that a request for an unknown host is given when this is the default app."""
+    max_body: int = 0
+    """Bytes of a request's body; 0: any."""
+    covers: Any = None
+    """Tells whether the site's certificate is good for a name; None without a certificate."""
+    log: Any = None
+    pages: Any = None
+    allow_connect: bool = False
+
+
+class Sites:
+    """The routes of all requests, clear-text or behind TLS."""
+
+    def __init__(
+        self,
+        secure: Mapping[str, Site],
+        clear: Mapping[str, Site],
+        default: Site | None = None,
+        *,
+        check_sni: bool = True,
+    ) -> None:
+        self._secure, self._clear = NameTable(secure), NameTable(clear)
+        self._default, self._check_sni = default, check_sni
+
+    def route(self, request: Request, arrival: Arrival, secure: bool) -> tuple[Site, Route, bytes | None]:
+        """The site, the route, and the Host that is forced on the request if any.
+
+        Raises the `Refusal` that answers the request otherwise.
+        """
+        name = host_name(request.authority)
+        site = (self._secure if secure else self._clear).find(name) if name else None
+        if secure and self._check_sni and name != arrival.server_name:
+            _check_names(site, name, arrival, self._secure)
+        forced: bytes | None = None
+        if site is None:
+            if secure or self._default is None:
+                raise UnknownHost(name or "no name")
+            site, forced = self._default, self._default.forced_host or None
+        _check_request(site, request)
+        if site.redirect_to and not secure:
+            raise _redirect(site, request, name)
+        route = site.routes.find(request.path)
+        if route is None:
+            raise NoRoute(site.app)
+        return site, route, forced
+
+
+def host_name(authority: bytes) -> str | None:
+    """The canonical name in a Host field or an authority; None for an IP literal or an impossible name."""
+    if authority[:1] == b"[":
+        return None
+    return from_wire(authority.partition(b":")[0])
+
+
+def _check_names(site: Site | None, name: str | None, arrival: Arrival, sites: NameTable[Site]) -> None:
+    """A connection is for one name, or for all of its app that the certificate covers (RFC 9110 §7.4)."""
+    hello = arrival.server_name
+    same_app = site is not None and hello is not None and sites.find(hello) is site
+    if not (
+        same_app and site is not None and name is not None and (site.covers is None or site.covers(name))
+    ):
+        raise Misdirected("Host is not the name this connection was made for")
+
+
+def _check_request(site: Site, request: Request) -> None:
+    if request.framing is Framing.LENGTH and 0 < site.max_body < request.length:
+        raise BodyTooLarge(f"{request.length} bytes")
+    if request.method == b"TRACE" or (request.method == b"CONNECT" and not site.allow_connect):
+        raise MethodNotAllowed(request.method.decode("ascii"))
+    if not unambiguous(request.path):
+        raise BadRequest("a path that servers disagree about")
+
+
+def _redirect(site: Site, request: Request, name: str | None) -> Redirect:
+    """To the same place in https: the requested name is one of the site's, or it would not be here."""
+    host = (name or "").encode("ascii") or site.forced_host
+    port = b"" if site.redirect_to == 443 else b":%d" % site.redirect_to
+    path = request.path if request.path[:1] == b"/" else b"/"
+    return Redirect(301 if request.method in SAFE else 308, b"https://" + host + port + path)

@@ -1,0 +1,260 @@
+"""HTTP/1.1 to a peer: one connection, its requests one after another, and the idle ones that wait.
+
+`exchange` takes a connection from `HttpPeer.idle` or has one made by `connect.Dial`, asks, and is
+told what comes back. Nothing is created per request here. A connection is kept only when its
+last response was read to the end and nothing else came; whatever arrives while nobody asked
+closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.errors import Refusal
+from rproxy.policy.forwarding import Memory
+from rproxy.upstream.peer import Peer, Target
+from rproxy.upstream.resolve import Names
+from rproxy.wire.http1 import ResponseReader
+from rproxy.wire.message import BadResponse, Headers, Piece, Response
+
+KEEP_IDLE = 20.0
+"""Seconds an idle connection is kept: less than by most servers, 60 to 75, so that we close first."""
+
+
+class Asking(Protocol):
+    """What a connection tells while it is asked; implemented by `exchange.Exchange`."""
+
+    def interim(self, response: Response) -> None:
+        """A 1xx response other than 101."""
+
+    def response(self, response: Response) -> None:
+        """The final response's head; a 101 makes a tunnel, and `tunnel` follows."""
+
+    def piece(self, piece: Piece) -> None:
+        """A piece of the response's body."""
+
+    def response_end(self, trailers: Headers | None) -> None:
+        """The response is complete; the connection is back in the pool or closed."""
+
+    def flush(self) -> None:
+        """All that one read brought has been told."""
+
+    def broken(self, refusal: Refusal, silent: bool) -> None:
+        """The connection ended before the response did; `silent` if not a byte of it had come."""
+
+    def upstream_full(self) -> None:
+        """The peer does not take more of the request's body for now."""
+
+    def upstream_ready(self) -> None:
+        """The peer takes more again."""
+
+
+class HttpPeer(Peer):
+    """A peer that speaks HTTP, with its idle connections; `authority` is the Host it may be called by."""
+
+    __slots__ = ("authority", "idle", "keep", "tls")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        authority: bytes,
+        tls: Any = None,
+        keep: int = 64,
+        fixed: Sequence[Target] = (),
+        host: str = "",
+        port: int = 0,
+        names: Names | None = None,
+        weight: int = 1,
+        **rest: Any,
+    ) -> None:
+        super().__init__(name, fixed=fixed, host=host, port=port, names=names, weight=weight, **rest)
+        self.authority, self.tls, self.keep = authority, tls, keep
+        self.idle: list[HttpClient] = []
+
+    def protocol(self, clock: Any, ready: Callable[[HttpClient], object]) -> IProtocol:
+        """What a new transport to this peer is given to; `ready` is called with it once it may be asked."""
+        client = HttpClient(self, clock, ready)
+        return client if self.tls is None else self.tls.wrap(client)
+
+    def take_idle(self) -> HttpClient | None:
+        """A kept connection, the one used last: the others get a chance to grow old."""
+        return self.idle.pop() if self.idle else None
+
+    def close_idle(self, unused_since: float) -> None:
+        """Close what nobody has asked since then."""
+        for connection in [one for one in self.idle if one.since <= unused_since]:
+            connection.close()
+
+
+@implementer(IPushProducer, IHalfCloseableProtocol)
+class HttpClient(TwistedProtocol):
+    """One connection to a peer."""
+
+    transport: Any
+
+    def __init__(self, peer: HttpPeer, clock: Any, ready: Callable[[HttpClient], object]) -> None:
+        self.peer, self._clock, self._ready = peer, clock, ready
+        self._reader = ResponseReader()
+        self.memory = Memory()
+        self._asking: Asking | None = None
+        self._answered = self._more = False
+        self.used = False
+        """Whether it has answered before: then that it ends may only mean that it was idle for too long."""
+        self.since = 0.0
+        self.tunnel: Any = None
+
+    def connectionMade(self) -> None:
+        """Twisted's call; the transport pauses us, which is to say the client, when its buffer is full."""
+        self.transport.registerProducer(self, True)
+        ready, self._ready = self._ready, _nothing
+        ready(self)
+
+    def ask(self, asking: Asking, method: bytes, head: bytes, *, upgrade: bool, more: bool) -> None:
+        """Send a request's head and expect the response; with `more`, `write` and `sent_all` follow."""
+        self._reader.expect(method, upgrade)
+        self._asking, self._answered, self._more = asking, False, more
+        self.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send more of the request."""
+        self.transport.write(data)
+
+    def sent_all(self) -> None:
+        """The request is complete."""
+        self._more = False
+
+    @property
+    def body_left(self) -> int:
+        """Bytes of a response body of known length that have not come yet."""
+        return self._reader.left
+
+    def skip(self, count: int) -> None:
+        """These bytes of the body went by in the kernel (see `splice`); ends the response when all have."""
+        self._reader.skip(count)
+        asking = self._asking
+        if self._reader.complete and asking is not None:
+            self._finish(asking)
+            asking.flush()
+
+    def detach(self) -> bytes:
+        """After a 101: what has come behind the head; from now on `tunnel` gets everything."""
+        self._asking = None
+        self.transport.unregisterProducer()
+        return self._reader.take_rest()
+
+    def close(self) -> None:
+        """Close, asked or not; nothing more is told."""
+        self._asking = None
+        if self in self.peer.idle:
+            self.peer.idle.remove(self)
+        self.transport.unregisterProducer()
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's call."""
+        asking = self._asking
+        if asking is None:  # a peer that speaks unasked is confused, or says why it closes
+            self.close()
+            return
+        self._reader.receive(data)
+        try:
+            self._read(asking)
+        except BadResponse as refusal:
+            self._break(refusal)
+
+    def _read(self, asking: Asking) -> None:
+        reader = self._reader
+        if not self._answered and not self._read_heads(asking):
+            return
+        while piece := reader.read_body():
+            asking.piece(piece)
+            if self._asking is None:  # given up meanwhile
+                return
+        if reader.complete:
+            self._finish(asking)
+        asking.flush()
+
+    def _read_heads(self, asking: Asking) -> bool:
+        while (response := self._reader.read_head()) is not None:
+            if not response.interim:
+                self._answered = True
+                asking.response(response)
+                return self._asking is not None
+            asking.interim(response)
+        return False
+
+    def _finish(self, asking: Asking) -> None:
+        self._asking, self.used = None, True
+        peer = self.peer
+        if self._reader.reusable and not self._more and len(peer.idle) < peer.keep:
+            self.since = self._clock.seconds()
+            peer.idle.append(self)
+        else:
+            self.close()
+        asking.response_end(self._reader.trailers)
+
+    def _break(self, refusal: Refusal) -> None:
+        asking, silent = self._asking, self._reader.silent
+        self.close()
+        if asking is not None:
+            asking.broken(refusal, silent)
+
+    def readConnectionLost(self) -> None:
+        """Twisted's call: the peer sends no more; for a body without length that is its end."""
+        if self.tunnel is not None:
+            self.tunnel.readConnectionLost()
+            return
+        self._end_of_input()
+
+    def _end_of_input(self) -> None:
+        asking = self._asking
+        if asking is None:
+            self.close()
+            return
+        silent = self._reader.silent
+        try:
+            self._reader.close()
+        except BadResponse as refusal:
+            self.close()
+            asking.broken(refusal, silent)
+            return
+        self._finish(asking)
+        asking.flush()
+
+    def writeConnectionLost(self) -> None:
+        """Twisted's call; only a tunnel shuts half of the connection."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Twisted's call."""
+        if self.tunnel is not None:
+            self.tunnel.connectionLost(reason)
+        elif self._asking is not None:
+            asking, silent = self._asking, self._reader.silent
+            self._asking = None
+            asking.broken(BadResponse("the connection was reset"), silent)
+        elif self in self.peer.idle:
+            self.peer.idle.remove(self)
+
+    def pauseProducing(self) -> None:
+        """The transport's call: its buffer is full."""
+        if self._asking is not None:
+            self._asking.upstream_full()
+
+    def resumeProducing(self) -> None:
+        """The transport's call: its buffer is empty again."""
+        if self._asking is not None:
+            self._asking.upstream_ready()
+
+    def stopProducing(self) -> None:
+        """The transport's call when it is lost; `connectionLost` follows."""
+
+
+def _nothing(client: HttpClient) -> None:
+    """Stands where a callback was that has been called."""
