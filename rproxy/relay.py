@@ -254,11 +254,14 @@ class Downstream(End):
         super().connectionLost(reason)
         self._finish()
 
-    def upstream_lost(self, reason: Failure) -> None:
-        """The peer's end is gone."""
+    def upstream_goes(self, reason: Failure) -> None:
+        """The peer's end is going, which is why the client's will."""
         assert self._peer is not None
         self._peer.open -= 1
         self._reason = self._reason or _why(reason, "peer")
+
+    def upstream_lost(self) -> None:
+        """The peer's end is gone."""
         self._finish()
 
     def _finish(self) -> None:
@@ -295,8 +298,9 @@ class Upstream(End):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Twisted's call: the peer is gone."""
+        self._downstream.upstream_goes(reason)
         super().connectionLost(reason)
-        self._downstream.upstream_lost(reason)
+        self._downstream.upstream_lost()
 
 
 def _why(reason: Failure, side: str) -> str:

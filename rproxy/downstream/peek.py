@@ -168,7 +168,10 @@ class Peek(TwistedProtocol):
             self._expect(self._options.hello_timeout)
         else:
             assert self._arrival is not None
-            self._hand_over(self._factory.clear, self._arrival)
+            try:
+                self._hand_over(self._factory.clear, self._arrival)
+            except TooMany as refusal:  # nobody above would end it when it is the first thing that happens
+                self._refuse(refusal)
 
     def _expect(self, seconds: float) -> None:
         self._stop_clock()

@@ -34,6 +34,12 @@ def found(*parts):
         "listen_port_tls = 443\n[acme]\nemail = 'a@b'\n" + app("tls = { acme = true }", PROXY),
         f"[l4.db]\nlisten = ':1'\ntls = {{ {TLS} }}\nupstream = [{{ location = 'a:1' }}]",
         "listen_port_tls = 443\n" + app(STREAM) + app(STREAM, name="other", server_name="*.a.example"),
+        "listen_port = 80\nlisten_port_tls = 443\n" + app("https_redirection = true", STREAM),
+        "listen_port = 80\nlisten_port_tls = 443\n" + app("https_redirection = false", STREAM, PROXY),
+        "listen_port = 80\naccess_log.path = 'a'\n"
+        + app("access_log = { path = 'a', format = 'rpxy' }", PROXY)
+        + app("access_log = { path = 'b', format = 'json' }", PROXY, name="other", server_name="b.example"),
+        "listen_port = 80\n" + app("load_balance = 'sticky'", "sticky_cookie.name = 'x'", PROXY),
     ],
 )
 def test_what_goes_together_is_accepted(text):
@@ -215,4 +221,59 @@ def test_groups_without_client_certificates():
             "l4.db.authorized_groups",
             "authorized_groups needs client certificates, and tls has no client_ca_cert_path",
         )
+    ]
+
+
+PORTS = "listen_port = 80\nlisten_port_tls = 443"
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "message"),
+    [
+        (["https_redirection = true", PROXY], "https_redirection",
+         "this app has neither tls nor passthrough, so there is no https to redirect to"),
+        (["https_redirection = true", STREAM, PROXY], "https_redirection",
+         "clear-text requests go to reverse_proxy or to https, not both"),
+        (["https_redirection = false", f"tls = {{ {TLS}, https_redirection = false }}", PROXY],
+         "tls.https_redirection", "https_redirection of the app says the same, line 5"),
+    ],
+)  # fmt: skip
+def test_redirects_that_lead_nowhere(lines, key, message):
+    assert found(PORTS, app(*lines)) == [(f"apps.site.{key}", message)]
+
+
+def test_a_redirect_of_an_app_needs_both_ports():
+    assert found("listen_port_tls = 443", app("https_redirection = false", STREAM)) == [
+        ("apps.site.https_redirection", "https_redirection needs both a clear-text port and a TLS port")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        (["sticky_cookie.name = 'x'", PROXY], "sticky_cookie"),
+        (
+            ["reverse_proxy = { location = 'a', sticky_cookie = { name = 'x' } }"],
+            "reverse_proxy.sticky_cookie",
+        ),
+    ],
+)
+def test_a_cookie_without_the_balance_that_needs_it(lines, key):
+    assert found("listen_port = 80", app(*lines)) == [
+        (f"apps.site.{key}", "sticky_cookie is given, but load_balance is not sticky")
+    ]
+
+
+def test_a_log_file_has_one_format():
+    one = app("access_log = { path = 'a' }", PROXY)
+    two = app("access_log = { path = './a', format = 'json' }", PROXY, name="two", server_name="b.example")
+    assert found("listen_port = 80", one, two) == [
+        ("apps.two.access_log", "this file is written in the format rpxy already, line 4")
+    ]
+
+
+def test_ignoring_sni_is_said_once():
+    old = "[experimental]\nignore_sni_consistency = true"
+    assert found("ignore_sni_consistency = true\nlisten_port = 80", app(PROXY), old) == [
+        ("experimental.ignore_sni_consistency", "ignore_sni_consistency says the same, line 1")
     ]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rproxy.config.apps import Table
 from rproxy.config.load import load, parse
 from rproxy.config.mistakes import _fields, _is_mapping, _model_in
 from rproxy.config.schema import Configuration
+from rproxy.config.table import Table
 from rproxy.errors import ConfigError
 
 FILE = Path(__file__).parents[2] / "config-example.toml"
@@ -20,6 +20,7 @@ MARK = "# not supported yet"
 ELSEWHERE = {
     ("default_application",),
     ("experimental", "acme"),
+    ("experimental", "ignore_sni_consistency"),
     ("experimental", "tcp_recv_proxy_protocol"),
 }
 """Second names of what stands there under its first; the comments mention them."""

@@ -20,7 +20,8 @@ def from_ssl(
 ) -> bytes:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.maximum_version = newest
+    # Named, because distributions set a lower floor than Python does.
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, newest
     if protocols:
         context.set_alpn_protocols(protocols)
     outgoing = ssl.MemoryBIO()

@@ -1,0 +1,72 @@
+# make run    start rproxy on config-example.toml (unprivileged ports)
+# make test   every check: ruff, mypy, unit tests, tests with real programs
+# Needs python3 (3.11 or newer) with its venv module. Everything is installed into .venv.
+
+PYTHON ?= python3
+CONFIG ?= config-example.toml
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Twisted reads all plugins once and keeps the list; written now, nobody without write access has to.
+PLUGINS := $(BIN)/python -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
+
+.PHONY: help run test lint format types unit e2e bench clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make run      start rproxy with $(CONFIG); Ctrl-C stops it'
+	@echo 'make test     lint, types, unit and e2e, in this order'
+	@echo 'make lint     ruff check, ruff format --check      make format   let ruff rewrite'
+	@echo 'make types    mypy --strict                        make unit     tests without other programs'
+	@echo 'make e2e      tests with nginx, HAProxy, curl ...  make bench    CPU per unit of work, see bench/'
+	@echo 'make clean    remove .venv and every cache'
+
+run: $(VENV)/installed
+	$(BIN)/twistd -n --pidfile= rproxy --config '$(CONFIG)'
+
+test: lint types unit e2e
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+unit: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q tests --ignore=tests/e2e
+
+e2e: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q tests/e2e
+
+bench: $(VENV)/installed
+	$(BIN)/python bench/bench.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build twisted/plugins/dropin.cache
+	find rproxy tests bench docs twisted -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run start at once: only a changed pyproject.toml installs again.
+$(VENV)/installed: pyproject.toml | $(BIN)/pip
+	@echo 'installing rproxy into $(VENV) ...'
+	$(PIP) --editable .
+	@$(PLUGINS)
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(BIN)/pip
+	@echo 'installing rproxy and what its tests need into $(VENV) ...'
+	$(PIP) --editable '.[test]'
+	@$(PLUGINS)
+	@touch $@ $(VENV)/installed
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'rproxy needs Python 3.11 or newer; make PYTHON=python3.12 names another one' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'the venv module of Python is missing:  apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

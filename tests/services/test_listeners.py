@@ -1,0 +1,442 @@
+"""Listening sockets: a reason when they cannot open, kept over changes, patient without room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_twisted import async_yield_fixture, ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import Factory, Protocol
+
+from rproxy.errors import StartError
+from rproxy.services import listeners
+from rproxy.services.listeners import ACCEPTS, PAUSE, Listeners, PatientPort, Wanted
+from tests.fakes import LogLines, Loop, Wire, open_files, turn, until
+
+
+class Greeting(Protocol):
+    def connectionMade(self) -> None:
+        self.transport.write(self.factory.greeting)  # type: ignore[union-attr, attr-defined]
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+class Greeter(Factory):
+    """Says which listener it was built for."""
+
+    protocol = Greeting  # type: ignore[assignment]
+    noisy = False
+
+    def __init__(self, name: str) -> None:
+        self.greeting = name.encode()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def tcp(port: int) -> Wanted:
+    return Wanted(f"tcp:{port}:interface=127.0.0.1", 50)
+
+
+async def greeting(address: Any) -> str:
+    wire = Wire.to(address)
+    await wire.ends()
+    wire.close()
+    return wire.got.decode()
+
+
+async def port_greeting(port: int) -> str:
+    return await greeting(("127.0.0.1", port))
+
+
+class Making:
+    def __init__(self) -> None:
+        self.made: list[Listeners] = []
+        self.built: list[str] = []
+
+    def __call__(self, *wanted: Wanted) -> Listeners:
+        self.made.append(Listeners(reactor, wanted, self.build))
+        return self.made[-1]
+
+    def build(self, name: str) -> Any:
+        self.built.append(name)
+        return Greeter(name)
+
+
+@async_yield_fixture()  # type: ignore[untyped-decorator]
+async def make() -> AsyncIterator[Making]:
+    files, making = open_files(), Making()
+    yield making
+    for made in making.made:
+        await maybeDeferred(made.stopService)
+    await until(lambda: open_files() == files)
+
+
+@ensureDeferred
+async def test_every_wanted_listener_is_open_before_privileges_go(make: Making) -> None:
+    one, two = free_port(), free_port()
+    it = make(tcp(one), tcp(two))
+    it.privilegedStartService()
+    assert await port_greeting(one) == tcp(one).name
+    it.startService()
+    assert await port_greeting(two) == tcp(two).name
+    assert list(it.ports) == [tcp(one).name, tcp(two).name]
+    assert make.built == [tcp(one).name, tcp(two).name]
+
+
+@ensureDeferred
+async def test_without_a_privileged_start_the_start_opens(make: Making) -> None:
+    port = free_port()
+    make(tcp(port)).startService()
+    assert await port_greeting(port) == tcp(port).name
+
+
+@ensureDeferred
+async def test_a_stopped_listener_frees_its_port(make: Making) -> None:
+    port = free_port()
+    it = make(tcp(port))
+    it.startService()
+    await it.stopService()
+    assert it.ports == {}
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+@ensureDeferred
+async def test_unix_and_ipv6_are_listened_on(make: Making, tmp_path: Path) -> None:
+    unix, six = Wanted(f"unix:{tmp_path}/s", 9), Wanted("tcp6:0:interface=\\:\\:1", 9)
+    it = make(unix, six)
+    it.startService()
+    assert await greeting(f"{tmp_path}/s") == unix.name
+    assert it.ports[six.name].getHost().host == "::1"
+
+
+@ensureDeferred
+async def test_accepted_sockets_send_segments_as_they_come(make: Making) -> None:
+    port = free_port()
+    it = make(tcp(port))
+    it.startService()
+    assert it.ports[tcp(port).name].socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "endpoint"),
+    [
+        (Wanted("tcp:443", 7), "tcp:443:backlog=7"),
+        (Wanted("tcp6:443:interface=\\:\\:1", 7), "tcp6:443:interface=\\:\\:1:backlog=7"),
+        (Wanted("unix:/run/a", 7), "unix:/run/a:backlog=7"),
+        (Wanted("tcp:443:backlog=3", 7), "tcp:443:backlog=3"),
+        (Wanted("systemd:domain=INET:index=0", 7), "systemd:domain=INET:index=0"),
+    ],
+)
+def test_the_configured_queue_is_added_where_there_is_none(wanted: Wanted, endpoint: str) -> None:
+    assert wanted.endpoint == endpoint
+
+
+@ensureDeferred
+async def test_a_taken_port_says_so_and_what_to_do_and_nothing_stays_open(make: Making) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = tcp(other.getsockname()[1])
+        it = make(tcp(port), taken, Wanted("tcp:1:interface=203.0.113.1", 9))
+        with pytest.raises(StartError) as error:
+            it.privilegedStartService()
+        first, second = str(error.value).splitlines()
+        assert first == (
+            f"cannot listen on {taken.name}: Address already in use. "
+            "Another program has this port; `ss -ltnp` names it."
+        )
+        assert second.startswith(
+            "cannot listen on tcp:1:interface=203.0.113.1: Cannot assign requested address."
+        )
+    assert it.ports == {}
+    for _ in range(3):
+        await turn()
+
+
+BAD = {
+    "nonsense:1": "Unknown endpoint type: 'nonsense'",
+    "tcp:443:bogus=1": "bogus",
+    "tcp:443:interface=127.0.0.1:backlog=x": "invalid literal",
+    "systemd:domain=INET:index=7": "cannot listen",
+    "fd:987": "Bad file descriptor. No such file descriptor was handed over.",
+    "unix:/nonexistent-directory/s": "No such file or directory",
+}
+
+
+@ensureDeferred
+@pytest.mark.parametrize("name", BAD)
+async def test_an_endpoint_that_cannot_be_used_is_text_and_no_traceback(make: Making, name: str) -> None:
+    with pytest.raises(StartError) as error:
+        make(Wanted(name, 50)).startService()
+    assert str(error.value).startswith(f"cannot listen on {name}: ")
+    assert BAD[name] in str(error.value)
+
+
+@ensureDeferred
+async def test_an_inherited_socket_is_adopted_and_at_the_stop_left_to_a_successor(make: Making) -> None:
+    inherited = socket.create_server(("127.0.0.1", 0))
+    address = inherited.getsockname()
+    with inherited, inherited.dup() as successor:
+        it = make(Wanted(f"fd:{inherited.fileno()}", 50))
+        it.startService()
+        assert await greeting(address) == f"fd:{inherited.fileno()}"
+        await it.stopService()
+        assert os.path.samestat(os.fstat(inherited.fileno()), os.stat(os.devnull)), "the number stays taken"
+        with socket.create_connection(address, timeout=2):
+            successor.accept()[0].close()
+
+
+@ensureDeferred
+async def test_when_nobody_else_has_it_connections_are_refused_after_the_stop(make: Making) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        address = inherited.getsockname()
+        it = make(Wanted(f"fd:{inherited.fileno()}", 50))
+        it.startService()
+        await it.stopService()
+        with socket.socket() as probe:
+            assert probe.connect_ex(address) == errno.ECONNREFUSED
+
+
+@ensureDeferred
+async def test_an_inherited_unix_socket_is_adopted(make: Making, tmp_path: Path) -> None:
+    with socket.create_server(f"{tmp_path}/s", family=socket.AF_UNIX) as inherited:
+        make(Wanted(f"fd:{inherited.fileno()}", 50)).startService()
+        assert (await greeting(f"{tmp_path}/s")).startswith("fd:")
+
+
+@ensureDeferred
+async def test_what_is_inherited_has_to_be_a_listening_socket(make: Making) -> None:
+    with socket.socket() as idle, pytest.raises(StartError, match="is a socket, but not a listening one"):
+        make(Wanted(f"fd:{idle.fileno()}", 50)).startService()
+    with open(os.devnull) as file, pytest.raises(StartError, match="It has to be a listening socket"):
+        make(Wanted(f"fd:{file.fileno()}", 50)).startService()
+
+
+@ensureDeferred
+async def test_a_change_opens_keeps_and_closes(make: Making) -> None:
+    stays, goes, comes = tcp(free_port()), tcp(free_port()), tcp(free_port())
+    it = make(stays, goes)
+    it.startService()
+    before = it.ports[stays.name]
+    it.change([comes, stays])
+    assert it.ports[stays.name] is before
+    assert set(it.ports) == {stays.name, comes.name}
+    await until(lambda: not open_port(goes))
+    assert open_port(comes)
+    assert make.built.count(stays.name) == 1
+
+
+def open_port(wanted: Wanted) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(wanted.name.split(":")[1]))) == 0
+
+
+@ensureDeferred
+async def test_a_change_that_cannot_be_made_changes_nothing(make: Making) -> None:
+    stays, comes = tcp(free_port()), tcp(free_port())
+    it = make(stays)
+    it.startService()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(StartError, match="Address already in use"):
+            it.change([stays, comes, tcp(other.getsockname()[1])])
+        assert list(it.ports) == [stays.name]
+    await until(lambda: not open_port(comes))
+    assert open_port(stays)
+
+
+@ensureDeferred
+async def test_a_listener_may_take_the_address_of_one_that_goes(make: Making) -> None:
+    port = free_port()
+    old, new = Wanted(f"tcp:{port}", 50), tcp(port)
+    it = make(old)
+    it.startService()
+    it.change([new])
+    await until(lambda: new.name in it.ports)
+    assert list(it.ports) == [new.name]
+    assert await port_greeting(port) == new.name
+
+
+@ensureDeferred
+async def test_when_that_fails_too_it_is_logged(make: Making) -> None:
+    old = tcp(free_port())
+    it = make(old)
+    it.startService()
+    with socket.create_server(("127.0.0.1", 0)) as other, LogLines() as log:
+        taken = tcp(other.getsockname()[1])
+        it.change([taken])
+        await until(lambda: log.texts("rproxy.services.listeners"))
+    assert (
+        f"cannot listen on {taken.name}: Address already in use" in log.texts("rproxy.services.listeners")[0]
+    )
+    assert it.ports == {}
+
+
+@ensureDeferred
+async def test_connections_in_the_queue_are_served_before_the_port_closes(make: Making) -> None:
+    port = free_port()
+    it = make(tcp(port))
+    it.startService()
+    wires = [Wire.to(("127.0.0.1", port)) for _ in range(5)]
+    stopped = it.stopService()
+    for wire in wires:
+        assert await wire.ends() == "eof"
+        assert wire.got == tcp(port).name.encode()
+        wire.close()
+    await stopped
+
+
+# -- A port without room, in the test's hands ---------------------------------------------------------------
+
+
+class Scarce:
+    """A listening socket whose accept fails as the test says."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.failures = sock, list[int]()
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def accept(self) -> Any:
+        self.asked += 1
+        if self.failures:
+            code = self.failures.pop(0)
+            raise OSError(code, os.strerror(code))
+        return self.sock.accept()
+
+
+class Collecting(Factory):
+    noisy = False
+
+    def __init__(self) -> None:
+        self.built: list[Any] = []
+        self.refuse = self.fail = False
+
+    def buildProtocol(self, addr: Any) -> Any:
+        if self.fail:
+            raise ZeroDivisionError
+        if self.refuse:
+            return None
+        self.built.append(addr)
+        return Protocol()
+
+
+class Port:
+    def __init__(self) -> None:
+        self.loop, self.factory = Loop(), Collecting()
+        self.port: Any = PatientPort(0, self.factory, 100, "127.0.0.1", self.loop)
+        self.port.startListening()
+        self.scarce = self.port.socket = Scarce(self.port.socket)
+        self.clients: list[socket.socket] = []
+
+    def connect(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.clients.append(socket.create_connection(self.scarce.getsockname(), timeout=2))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        for transport in list(self.loop.readers):
+            transport.stopReading()
+            transport.socket.close()
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port()
+    yield port
+    port.close()
+
+
+def errors(log: LogLines) -> list[str]:
+    return [text.partition(": ")[2] for text in log.texts("rproxy.services.listeners")]
+
+
+@pytest.mark.parametrize("code", sorted(listeners.NO_ROOM))
+def test_without_room_a_port_sits_out_says_so_once_and_recovers(port: Port, code: int) -> None:
+    port.scarce.failures = [code] * 3
+    with LogLines() as log:
+        port.connect(2)
+        for number in range(1, 4):
+            port.loop.spin()
+            assert (port.scarce.asked, port.loop.readers, port.factory.built) == (number, set(), [])
+            port.loop.advance(PAUSE)
+        port.loop.spin()
+    assert len(port.factory.built) == 2
+    assert errors(log) == [f"{os.strerror(code)}; trying again"]
+    assert port.port in port.loop.readers
+
+
+def test_the_next_lack_is_news_again(port: Port) -> None:
+    with LogLines() as log:
+        for _ in range(2):
+            port.scarce.failures = [errno.EMFILE]
+            port.connect()
+            port.loop.spin()
+            port.loop.advance(PAUSE)
+            port.loop.spin()
+    assert len(errors(log)) == 2
+    assert len(port.factory.built) == 2
+
+
+def test_a_connection_that_died_in_the_queue_is_passed_over(port: Port) -> None:
+    port.scarce.failures = [errno.ECONNABORTED, errno.EPROTO]
+    port.connect()
+    with LogLines() as log:
+        port.loop.spin()
+        port.loop.spin()
+    assert (len(port.factory.built), errors(log)) == (1, [])
+
+
+def test_a_port_that_was_closed_while_it_sat_out_stays_closed(port: Port) -> None:
+    port.scarce.failures = [errno.EMFILE]
+    port.connect()
+    port.loop.spin()
+    port.port.stopListening()
+    port.loop.advance(PAUSE)
+    port.loop.advance(PAUSE)
+    assert (port.loop.readers, port.loop.getDelayedCalls()) == (set(), [])
+
+
+def test_who_is_refused_is_closed_at_once(port: Port) -> None:
+    port.factory.refuse = True
+    files = open_files()
+    port.connect()
+    port.loop.spin()
+    assert port.clients[0].recv(1) == b""
+    assert open_files() == files + 1
+
+
+def test_a_mistake_in_one_connection_does_not_close_the_port(port: Port) -> None:
+    port.factory.fail = True
+    port.connect()
+    with LogLines() as log:
+        port.loop.spin()
+    assert len(log.texts("rproxy.services.listeners")) == 1
+    port.factory.fail = False
+    port.connect()
+    port.loop.spin()
+    assert len(port.factory.built) == 1
+
+
+def test_a_burst_does_not_starve_the_others(port: Port) -> None:
+    port.connect(90)
+    while port.loop.readers:
+        before = len(port.factory.built)
+        port.port.doRead()
+        taken = len(port.factory.built) - before
+        assert taken <= ACCEPTS
+        if len(port.factory.built) == 90:
+            break
+    assert len(port.factory.built) == 90

@@ -1,0 +1,430 @@
+"""The eager transports against Twisted's own: the same bytes and the same calls, whatever the socket does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.transports import Accepted, Outbound
+from tests.fakes import Loop, Unreliable, open_files
+
+
+@implementer(IHalfCloseableProtocol)
+class Remembering(Protocol):
+    """Writes down its calls; `on` says what to do in them."""
+
+    def __init__(self, **on: Callable[[Any], object]) -> None:
+        self.calls: list[str] = []
+        self.octets = b""
+        self.reason: type | None = None
+        self._on = on
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self._on.get(name, lambda transport: None)(self.transport)
+
+    def connectionMade(self) -> None:
+        self._called("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.octets += data
+        self._called("read")
+
+    def readConnectionLost(self) -> None:
+        self._called("read_lost")
+
+    def writeConnectionLost(self) -> None:
+        self._called("write_lost")
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.reason = reason.type
+        self._called("lost")
+
+
+class Pair:
+    """A transport of some class over one end of a socket pair; the test holds the other end."""
+
+    def __init__(
+        self, kind: type[tcp.Server], seed: int | None = None, **on: Callable[[Any], object]
+    ) -> None:
+        self.loop = Loop()
+        ours, self.other = socket.socketpair()
+        self.other.setblocking(False)
+        self.protocol = Remembering(**on)
+        self.got = b""
+        self.socket: Any = ours if seed is None else Unreliable(ours, random.Random(seed), 40000)
+        place = ("127.0.0.1", 40000)
+        self.transport: Any = kind(self.socket, self.protocol, place, None, 0, self.loop)  # type: ignore[arg-type]
+        self.protocol.makeConnection(self.transport)
+
+    def read(self) -> bytes:
+        """What the other end has received, and whether it has seen the end."""
+        while True:
+            try:
+                octets = self.other.recv(1 << 20)
+            except BlockingIOError:
+                return self.got
+            except ConnectionResetError:
+                self.got += b"<reset>"
+                return self.got
+            if not octets:
+                self.got += b"<end>"
+                return self.got
+            self.got += octets
+
+    def settle(self) -> bytes:
+        """Let it run until nothing moves any more."""
+        for _ in range(400):
+            self.loop.spin(5)
+            if self.got.endswith((b"<end>", b"<reset>")) or self.read().endswith((b"<end>", b"<reset>")):
+                break
+        self.loop.spin()
+        return self.got
+
+    def close(self) -> None:
+        self.other.close()
+        if "socket" in self.transport.__dict__:
+            self.transport.connectionLost(Failure(ConnectionDone()))
+
+
+KINDS = [Accepted, tcp.Server]
+either = pytest.mark.parametrize("kind", KINDS)
+steps = st.lists(st.one_of(st.integers(1, 90000), st.sampled_from(["spin", "read"])), max_size=12)
+HALF, SPIN, WHOLE = "loseWriteConnection", "spin", "loseConnection"
+# Twisted's transport stumbles when its write side is closed twice; nobody does.
+endings = st.sampled_from(
+    [[], [HALF], [WHOLE], [SPIN, WHOLE], [HALF, WHOLE], [HALF, SPIN, WHOLE], [HALF, SPIN]]
+)
+
+
+def play(kind: type[tcp.Server], seed: int, script: list[Any], ending: list[str]) -> tuple[Any, ...]:
+    pair = Pair(kind, seed)
+    try:
+        for number, step in enumerate([*script, *ending]):
+            if isinstance(step, int):
+                pair.transport.write(bytes([number + 65]) * step)
+            elif step == SPIN:
+                pair.loop.spin(2)
+            elif step == "read":
+                pair.read()
+            else:
+                getattr(pair.transport, step)()
+        return pair.settle(), pair.protocol.reason, pair.loop.writers, pair.loop.getDelayedCalls()
+    finally:
+        pair.close()
+
+
+@given(st.integers(0, 2**32), steps, endings)
+def test_the_same_bytes_and_the_same_end_as_twisteds(seed: int, script: list[Any], ending: list[str]) -> None:
+    ours, twisteds = play(Accepted, seed, script, ending), play(tcp.Server, seed, script, ending)
+    assert ours == twisteds
+    sent = b"".join(bytes([n + 65]) * step for n, step in enumerate(script) if isinstance(step, int))
+    assert ours[0].removesuffix(b"<end>") == sent
+
+
+@either
+def test_what_the_socket_takes_is_sent_at_once_or_in_the_next_turn(kind: type[tcp.Server]) -> None:
+    pair = Pair(kind)
+    pair.transport.write(b"now")
+    if kind is Accepted:
+        assert (pair.read(), pair.loop.writers) == (b"now", set())
+    pair.loop.spin()
+    assert pair.read() == b"now"
+    pair.close()
+
+
+@either
+def test_a_full_socket_pauses_the_producer_and_resumes_it(kind: type[tcp.Server]) -> None:
+    class Producer:
+        calls: tuple[str, ...] = ()
+
+        def pauseProducing(self) -> None:
+            self.calls += ("pause",)
+
+        def resumeProducing(self) -> None:
+            self.calls += ("resume",)
+
+        def stopProducing(self) -> None:
+            self.calls += ("stop",)
+
+    pair, producer = Pair(kind), Producer()
+    pair.transport.registerProducer(producer, True)
+    pair.transport.write(b"x" * 4_000_000)
+    assert producer.calls == ("pause",)
+    while len(pair.read()) < 4_000_000:
+        pair.loop.spin(3)
+    assert producer.calls == ("pause", "resume")
+    pair.close()
+    assert producer.calls == ("pause", "resume", "stop")
+
+
+@either
+@pytest.mark.parametrize("octets", [b"", b"x"])
+def test_writing_to_a_closed_transport_is_nothing(kind: type[tcp.Server], octets: bytes) -> None:
+    pair = Pair(kind)
+    pair.transport.loseConnection()
+    pair.settle()
+    pair.transport.write(octets)
+    pair.transport.loseConnection()
+    pair.transport.abortConnection()
+    pair.loop.spin()
+    assert pair.protocol.calls == ["made", "lost"]
+    pair.close()
+
+
+@either
+def test_half_closing_sends_what_is_queued_first_and_tells_the_protocol_once(kind: type[tcp.Server]) -> None:
+    pair = Pair(kind)
+    pair.transport.write(b"x" * 3_000_000)
+    pair.transport.loseWriteConnection()
+    pair.transport.loseWriteConnection()
+    assert pair.settle() == b"x" * 3_000_000 + b"<end>"
+    pair.transport.write(b"too late")
+    assert pair.protocol.calls == ["made", "write_lost"]
+    pair.other.send(b"still reading")
+    pair.loop.spin()
+    assert pair.protocol.octets == b"still reading"
+    pair.close()
+
+
+@either
+def test_a_broken_socket_is_a_lost_connection_and_not_an_exception(kind: type[tcp.Server]) -> None:
+    pair = Pair(kind, seed=1)
+    pair.socket.break_after = 0
+    pair.transport.write(b"x")
+    pair.loop.spin()
+    assert (pair.protocol.calls, pair.protocol.reason) == (["made", "lost"], ConnectionLost)
+    pair.close()
+
+
+@either
+def test_aborting_drops_what_is_queued(kind: type[tcp.Server]) -> None:
+    pair = Pair(kind)
+    pair.transport.write(b"x" * 3_000_000)
+    pair.transport.abortConnection()
+    pair.transport.abortConnection()
+    assert pair.protocol.calls == ["made"], "not before the next turn"
+    pair.loop.spin()
+    assert (pair.protocol.calls, pair.protocol.reason) == (["made", "lost"], ConnectionAborted)
+    assert len(pair.settle()) < 3_000_000
+    pair.close()
+
+
+@pytest.mark.parametrize("before", ["", "loseWriteConnection"])
+def test_close_is_over_when_it_returns(before: str) -> None:
+    pair, files = Pair(Accepted), open_files()
+    pair.transport.write(b"last words")
+    if before:
+        getattr(pair.transport, before)()
+    pair.transport.close()
+    assert (pair.protocol.calls[-1], pair.protocol.reason, open_files()) == (
+        "lost",
+        ConnectionDone,
+        files - 1,
+    )
+    assert pair.settle() == b"last words<end>"
+    assert (pair.loop.readers, pair.loop.writers) == (set(), set())
+    pair.close()
+
+
+def test_close_waits_for_what_is_queued() -> None:
+    pair = Pair(Accepted)
+    pair.transport.write(b"x" * 3_000_000)
+    pair.transport.close()
+    assert "lost" not in pair.protocol.calls
+    assert pair.settle() == b"x" * 3_000_000 + b"<end>"
+    assert pair.protocol.calls == ["made", "lost"]
+    pair.close()
+
+
+@pytest.mark.parametrize("call", ["close", "loseConnection", "abortConnection"])
+@pytest.mark.parametrize("within", ["read_lost", "lost", "write_lost"])
+def test_closing_from_within_a_call_loses_the_connection_once(call: str, within: str) -> None:
+    pair = Pair(Accepted, **{within: lambda transport: getattr(transport, call)()})
+    pair.transport.loseWriteConnection()
+    pair.other.close()
+    pair.loop.spin()
+    pair.transport.loseConnection()
+    pair.loop.spin()
+    assert pair.protocol.calls.count("lost") == 1
+    assert (pair.loop.readers, pair.loop.writers) == (set(), set())
+    pair.loop.advance(1)
+    assert pair.protocol.calls.count("lost") == 1
+    pair.close()
+
+
+def test_close_after_abort_and_abort_after_close_lose_it_once() -> None:
+    for calls in (("abortConnection", "close"), ("close", "abortConnection"), ("close", "close")):
+        pair = Pair(Accepted)
+        for call in calls:
+            getattr(pair.transport, call)()
+        pair.loop.spin()
+        assert pair.protocol.calls == ["made", "lost"]
+        pair.close()
+
+
+def test_an_accepted_transport_says_where_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.connect(listening.getsockname())
+        accepted, place = listening.accept()
+        transport = Accepted(accepted, Remembering(), place, None, 0, Loop())
+        assert transport.getHost() == IPv4Address("TCP", *listening.getsockname())
+        assert transport.getPeer() == IPv4Address("TCP", *client.getsockname())
+        assert (str(transport), transport.logPrefix()) == ("Accepted", "Accepted")
+        accepted.close()
+
+
+class Connecting:
+    """An `Outbound` and what it settled with."""
+
+    def __init__(self, family: int, target: Any) -> None:
+        self.loop = Loop()
+        self.codes: list[int] = []
+        self.outbound = Outbound(self.loop, family, target, lambda _, code: self.codes.append(code))
+
+    def settle(self) -> int:
+        self.outbound.start()
+        self.loop.spin()
+        (code,) = self.codes
+        return code
+
+
+def test_outbound_connects_and_serves() -> None:
+    files = open_files()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connecting = Connecting(socket.AF_INET, listening.getsockname())
+        assert connecting.settle() == 0
+        protocol = Remembering(made=lambda transport: transport.write(b"hello"))
+        connecting.outbound.serve(protocol)
+        accepted, name = listening.accept()
+        assert accepted.recv(9) == b"hello"
+        accepted.send(b"back")
+        accepted.close()
+        connecting.loop.spin()
+        assert (protocol.octets, protocol.calls) == (b"back", ["made", "read", "read_lost"])
+        assert connecting.outbound.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert connecting.outbound.getHost() == IPv4Address("TCP", *name)
+        assert connecting.outbound.getPeer() == IPv4Address("TCP", *listening.getsockname())
+        assert connecting.outbound.logPrefix() == "Outbound"
+        connecting.outbound.close()
+        assert protocol.calls[-1] == "lost"
+    assert open_files() == files
+
+
+def test_outbound_over_ipv6_and_unix(tmp_path: Path) -> None:
+    for family, place in ((socket.AF_INET6, ("::1", 0)), (socket.AF_UNIX, str(tmp_path / "s"))):
+        with socket.create_server(place, family=family) as listening:
+            connecting = Connecting(family, listening.getsockname())
+            assert connecting.settle() == 0
+            peer = connecting.outbound.getPeer()
+            host = connecting.outbound.getHost()
+            assert (getattr(peer, "host", None) or peer.name.decode()) == place[
+                0
+            ] or peer.name == place.encode()
+            assert host is not None
+            connecting.outbound.abandon()
+
+
+def test_outbound_to_unix_has_no_name_of_its_own(tmp_path: Path) -> None:
+    with socket.create_server(str(tmp_path / "s"), family=socket.AF_UNIX) as listening:
+        connecting = Connecting(socket.AF_UNIX, listening.getsockname())
+        connecting.settle()
+        assert connecting.outbound.getHost() == UNIXAddress(None)
+        assert connecting.outbound.getPeer() == UNIXAddress(os.fsencode(tmp_path / "s"))
+        connecting.outbound.abandon()
+
+
+def test_outbound_that_is_refused_settles_with_the_errno_and_closes(tmp_path: Path) -> None:
+    files = open_files()
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert Connecting(socket.AF_INET, bound.getsockname()).settle() == errno.ECONNREFUSED
+    assert Connecting(socket.AF_UNIX, str(tmp_path / "no")).settle() == errno.ENOENT
+    assert Connecting(socket.AF_UNIX, "/" + "x" * 200).settle() == errno.ENAMETOOLONG
+    assert open_files() == files
+
+
+def waiting() -> tuple[Connecting, list[socket.socket]]:
+    """A connection attempt that stays open: the queue of the listener is full."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(0)
+    fillers = [socket.socket() for _ in range(3)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(listening.getsockname())
+    connecting = Connecting(socket.AF_INET, listening.getsockname())
+    connecting.outbound.start()
+    return connecting, [listening, *fillers]
+
+
+def test_an_attempt_may_be_abandoned_and_nothing_is_called() -> None:
+    files = open_files()
+    connecting, others = waiting()
+    assert connecting.loop.writers == {connecting.outbound}
+    connecting.outbound.abandon()
+    connecting.loop.spin()
+    assert (connecting.codes, connecting.loop.writers) == ([], set())
+    for sock in others:
+        sock.close()
+    assert open_files() == files
+
+
+def test_a_hang_up_while_connecting_is_a_failed_attempt() -> None:
+    connecting, others = waiting()
+    connecting.outbound.connectionLost(Failure(ConnectionLost()))
+    assert connecting.codes == [errno.ECONNABORTED]
+    assert connecting.loop.writers == set()
+    for sock in others:
+        sock.close()
+
+
+@pytest.mark.parametrize("call", ["close", "loseConnection", "abortConnection"])
+def test_a_protocol_may_close_as_soon_as_it_is_served(call: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connecting = Connecting(socket.AF_INET, listening.getsockname())
+        connecting.settle()
+        protocol = Remembering(made=lambda transport: getattr(transport, call)())
+        connecting.outbound.serve(protocol)
+        connecting.loop.spin()
+        assert protocol.calls == ["made", "lost"]
+        assert (connecting.loop.readers, connecting.loop.writers) == (set(), set())
+
+
+def test_cut_resets_and_is_over_when_it_returns() -> None:
+    pair, files = Pair(Accepted), open_files()
+    pair.transport.write(b"x" * 3_000_000)
+    pair.transport.cut()
+    assert (pair.protocol.calls, pair.protocol.reason) == (["made", "lost"], ConnectionAborted)
+    assert open_files() == files - 1
+    assert (pair.loop.readers, pair.loop.writers) == (set(), set())
+    assert len(pair.settle()) < 3_000_000
+    pair.close()
+
+
+@pytest.mark.parametrize(
+    "calls", [("cut", "cut"), ("abortConnection", "cut"), ("cut", "close"), ("close", "cut")]
+)
+def test_cut_beside_other_ends_loses_it_once(calls: tuple[str, str]) -> None:
+    pair = Pair(Accepted)
+    for call in calls:
+        getattr(pair.transport, call)()
+    pair.loop.spin()
+    assert pair.protocol.calls == ["made", "lost"]
+    pair.close()

@@ -1,0 +1,130 @@
+"""Peers know where they are and whether they were reachable; a group shows the balancer the right ones."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from rproxy.upstream.peer import DOWN_FOR, Group, Peer, target_of
+from tests.fakes import LogLines
+
+
+class First:
+    """A balancer that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[str]] = []
+
+    def pick(self, candidates: Sequence[Any], client: str) -> Any:
+        self.shown.append([peer.name for peer in candidates])
+        return candidates[0]
+
+
+class Names:
+    def __init__(self) -> None:
+        self.addresses: tuple[str, ...] = ()
+
+    def known(self, host: str) -> tuple[str, ...]:
+        return self.addresses
+
+
+def three() -> tuple[Group, First, list[Peer]]:
+    balancer, peers = First(), [Peer(name) for name in "abc"]
+    return Group(peers, balancer), balancer, peers
+
+
+@pytest.mark.parametrize(
+    ("host", "target"),
+    [
+        ("192.0.2.1", (socket.AF_INET, ("192.0.2.1", 443))),
+        ("2001:db8::1", (socket.AF_INET6, ("2001:db8::1", 443, 0, 0))),
+        ("fe80::1%7", (socket.AF_INET6, ("fe80::1", 443, 0, 7))),
+        ("fe80::1%lo", (socket.AF_INET6, ("fe80::1", 443, 0, socket.if_nametoindex("lo")))),
+    ],
+)
+def test_a_target_is_what_connect_takes(host: str, target: object) -> None:
+    assert target_of(host, 443) == target
+
+
+def test_an_interface_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(OSError):
+        target_of("fe80::1%nonesuch0", 443)
+
+
+def test_fixed_targets_are_given_as_they_are() -> None:
+    peer = Peer("unix:/a", fixed=[(socket.AF_UNIX, "/a")])
+    assert (peer.targets(), peer.host) == (((socket.AF_UNIX, "/a"),), "")
+
+
+def test_a_name_has_targets_once_it_has_addresses_and_they_follow_it() -> None:
+    names: Any = Names()
+    peer = Peer("db:5432", host="db", port=5432, names=names)
+    assert peer.targets() == ()
+    names.addresses = ("10.0.0.2", "2001:db8::2")
+    wanted = ((socket.AF_INET, ("10.0.0.2", 5432)), (socket.AF_INET6, ("2001:db8::2", 5432, 0, 0)))
+    assert peer.targets() == wanted
+    assert peer.targets() is peer.targets(), "made once per answer"
+    names.addresses = ("10.0.0.3",)
+    assert peer.targets() == ((socket.AF_INET, ("10.0.0.3", 5432)),)
+
+
+def test_a_group_of_none_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="at least one peer"):
+        Group([], First())
+
+
+def test_each_peer_is_tried_once() -> None:
+    group, _, peers = three()
+    tried: list[Peer] = []
+    while (peer := group.pick("", tried, 0.0)) is not None:
+        tried.append(peer)
+    assert tried == peers
+
+
+def test_a_single_peer_is_tried_even_when_it_is_down() -> None:
+    peer = Peer("a")
+    group = Group([peer], First())
+    peer.failed(0.0, "refused")
+    assert group.pick("", [], 0.0) is peer
+    assert group.pick("", [peer], 0.0) is None
+
+
+def test_a_peer_that_failed_is_left_out_until_its_time_is_over() -> None:
+    group, balancer, peers = three()
+    peers[0].failed(100.0, "refused")
+    for now in (100.0, 100.0 + DOWN_FOR - 0.01, 100.0 + DOWN_FOR):
+        group.pick("", [], now)
+    assert balancer.shown == [["b", "c"], ["b", "c"], ["a", "b", "c"]]
+
+
+def test_peers_that_are_down_are_the_last_resort() -> None:
+    group, balancer, peers = three()
+    peers[0].failed(0.0, "refused")
+    peers[1].failed(0.0, "refused")
+    assert group.pick("", [peers[2]], 1.0) is peers[0]
+    assert balancer.shown == [["a", "b"]]
+
+
+def test_success_brings_a_peer_back_at_once() -> None:
+    group, balancer, peers = three()
+    peers[0].failed(0.0, "refused")
+    peers[0].succeeded()
+    group.pick("", [], 0.1)
+    assert balancer.shown == [["a", "b", "c"]]
+
+
+def test_only_news_is_logged() -> None:
+    peer = Peer("10.0.0.1:443")
+    with LogLines() as log:
+        peer.succeeded()
+        peer.failed(0.0, "Connection refused")
+        peer.failed(50.0, "Connection refused")
+        peer.succeeded()
+        peer.succeeded()
+    assert log.texts("rproxy.upstream.peer") == [
+        "peer 10.0.0.1:443 is unreachable: Connection refused",
+        "peer 10.0.0.1:443 is reachable again",
+    ]
