@@ -114,6 +114,8 @@ class ProxyService(MultiService):
             factory.options = self._peek_options
         self.parts.forget_unused()
         self._config = config
+        names = {listener.name for listener in wanted(config)}
+        self._factories = {name: kept for name, kept in self._factories.items() if name in names}
 
     def reload(self) -> None:
         """Read the file again. Whatever is wrong with it is logged and changes nothing."""

@@ -96,7 +96,7 @@ class HttpParts:
             keep_alive=config.keepalive_timeout,
             body=config.body_timeout,
             min_rate=config.min_body_rate,
-            tunnel_idle=config.upgrade_idle_timeout,
+            shortest=_shortest(config),
         )
 
     def secret(self, config: Configuration) -> bytes:
@@ -282,9 +282,18 @@ def _route(
         ResponseRewriter(answers),
         connect_timeout=tuned.connect_timeout,
         response_timeout=tuned.response_timeout,
+        body_timeout=tuned.body_timeout,
+        tunnel_idle=tuned.upgrade_idle_timeout,
         retries=tuned.retries,
         sticky=sticky,
     )
+
+
+def _shortest(config: Configuration) -> float:
+    """The shortest time limit of all routes, so that connections are looked at often enough for it."""
+    tuned = [config.tuned(entry) for app in config.apps.values() for entry in app.reverse_proxy]
+    times = [(each.response_timeout, each.body_timeout, each.upgrade_idle_timeout) for each in tuned]
+    return min((time for each in times for time in each if time), default=60.0)
 
 
 def _first_set(special: int | None, general: int) -> int:

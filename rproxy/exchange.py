@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
-from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Refusal
+from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Redirect, Refusal
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import ClientFacts, agrees, upgrade_of
 from rproxy.sites import Route, Site, Sites
@@ -24,6 +24,7 @@ IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """Methods that may be asked twice when the first time nothing came back (RFC 9110 §9.2.2)."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before it was answered; only in the log."""
+SWITCHED = 101
 MOST_HELD = 65536
 """Bytes of a request's body that wait for a peer; then the client is not read."""
 
@@ -84,6 +85,7 @@ class Exchange:
         "_sent_body",
         "_tried",
         "_upstream",
+        "_waits_since",
         "answered_at",
         "asked_at",
         "reason",
@@ -105,9 +107,9 @@ class Exchange:
         self._tried: list[Peer] = []
         self._held: list[bytes] = []
         self._held_size = 0
-        self._body_done = request.framing is Framing.NONE
+        self._body_done = request.framing is not Framing.CHUNKED and not request.length
         self._sent_body = 0
-        self.asked_at = self.answered_at = 0.0
+        self.asked_at = self.answered_at = self._waits_since = 0.0
         self._over = self.responded = False
         self.status, self.reason, self.target = 0, "ok", b""
 
@@ -126,6 +128,11 @@ class Exchange:
             if name == b"X-Forwarded-For":
                 return value
         return b""
+
+    @property
+    def route(self) -> Route | None:
+        """What serves the request, once that is known."""
+        return self._route
 
     @property
     def upstream(self) -> HttpClient | None:
@@ -162,6 +169,7 @@ class Exchange:
         upstream = cast(HttpPeer, peer).take_idle()
         if upstream is not None:
             self._tried.append(peer)
+            self._peer = upstream.peer
             peer.open += 1
             self._ask(upstream)
             return
@@ -179,8 +187,8 @@ class Exchange:
 
     def _made(self, peer: Peer) -> Any:
         """A peer has accepted: what its transport is given to."""
-        self._dial = None
-        return cast(HttpPeer, peer).protocol(self._client.reactor, self._ask)
+        self._dial, self._peer = None, cast(HttpPeer, peer)
+        return self._peer.protocol(self._client.reactor, self._ask)
 
     def _no_peer(self, refusal: Refusal) -> None:
         self._dial = None
@@ -189,7 +197,10 @@ class Exchange:
     def _ask(self, upstream: HttpClient) -> None:
         """Send the request's head; its body follows as it comes."""
         request, route, client = self.request, cast(Route, self._route), self._client
-        self._peer, self._upstream = upstream.peer, upstream
+        if self._over:  # an endpoint may take its time between accepting and handing over
+            upstream.close()
+            return
+        self._upstream = upstream
         upgrade = bool(request.upgrade) and bool(upgrade_of(request))
         pairs = route.requests.head_pairs(
             request, client.facts, upstream.peer.authority, self._forced, upgrade
@@ -198,7 +209,7 @@ class Exchange:
             pairs += framing_pairs(request.framing, request.length)
         self.target = route.target(request.path)
         head = request_head(request.method, self.target, pairs)
-        self.asked_at = client.reactor.seconds()
+        self.asked_at = self._waits_since = client.reactor.seconds()
         upstream.ask(self, request.method, head, upgrade=upgrade, more=not self._body_done)
         held, self._held, self._held_size = self._held, [], 0
         for data in held:
@@ -227,6 +238,7 @@ class Exchange:
         self._body_done = True
         if self._over:
             return
+        self._waits_since = self._client.reactor.seconds()
         if self.request.framing is Framing.CHUNKED:
             self._send(last_chunk(trailers.pairs if trailers is not None else ()))
         if self._upstream is not None:
@@ -252,7 +264,7 @@ class Exchange:
         """The connection's call: the response's head."""
         self.answered_at = self._client.reactor.seconds()
         upstream = cast(HttpClient, self._upstream)
-        switching = response.status == 101
+        switching = response.status == SWITCHED
         if switching and not agrees(self.request, response):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
             return
@@ -296,7 +308,11 @@ class Exchange:
         if self.responded:
             self._cut(refusal.reason)
             return
-        if silent and not self._sent_body and self._body_done and self.request.method in IDEMPOTENT:
+        unsent = refusal.other_peer  # TLS did not come about
+        if unsent:
+            upstream.peer.failed(self._client.reactor.seconds(), str(refusal))
+        again = unsent or (silent and self.request.method in IDEMPOTENT)
+        if again and not self._sent_body and self._body_done:
             self._leave_peer()
             if upstream.used:  # it was closed for having been idle: that says nothing about the peer
                 self._tried.remove(upstream.peer)
@@ -308,18 +324,18 @@ class Exchange:
     def client_full(self) -> None:
         """The client's call: it is slower than the peer."""
         if self._upstream is not None:
-            self._upstream.transport.pauseProducing()
+            self._upstream.pause()
 
     def client_ready(self) -> None:
         """The client's call: it takes more."""
         if self._upstream is not None:
-            self._upstream.transport.resumeProducing()
+            self._upstream.resume()
 
     def overdue(self, now: float) -> bool:
         """Whether the peer has taken too long to begin its response; then the client is told, here."""
         if self._upstream is None or self.responded or not self._body_done:
             return False
-        if now - self.asked_at < cast(Route, self._route).response_timeout:
+        if now - self._waits_since < cast(Route, self._route).response_timeout:
             return False
         cast(HttpPeer, self._peer).failed(now, "it did not answer in time")
         self._refuse(PeerTimeout("no response in time"))
@@ -327,9 +343,11 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client's call: it is gone, or has misbehaved. Nothing more is said to it."""
-        if not self._over:
+        if self._over:
+            return
+        if self.status != SWITCHED:  # that is how tunnels end
             self.status, self.reason = self.status or CLIENT_LEFT, "client_left"
-            self._finish()
+        self._finish()
 
     def refuse(self, refusal: Refusal) -> None:
         """The client's call: its body is malformed or too slow."""
@@ -340,7 +358,8 @@ class Exchange:
         if self.responded:
             self._cut(refusal.reason)
             return
-        self.responded, self.status, self.reason = True, refusal.status or 500, refusal.reason
+        moved = refusal.moved if isinstance(refusal, Redirect) else 0
+        self.responded, self.status, self.reason = True, moved or refusal.status or 500, refusal.reason
         self._client.refuse(refusal, self.site)
         self._finish()
 

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 MOST_BYTES = 1 << 20
@@ -131,12 +132,14 @@ def _key(path: str, text: bytes) -> Key:
     if block[1] == b"ENCRYPTED " or b"Proc-Type: 4,ENCRYPTED" in block[0]:
         raise ValueError(f"the key in {path} is encrypted; `openssl pkey -in {path}` prints it decrypted")
     try:
-        return _usable(load_pem_private_key(block[0], None), path)
+        # Without the library's own proof, which takes 54 ms for 2048 bits, and 415 for 4096: see _prove.
+        key = load_pem_private_key(block[0], None, unsafe_skip_rsa_key_validation=True)
+        return _prove(_usable(key, path))
     except UnsupportedAlgorithm:
         raise _Unusable(f"the key in {path} is of {_USABLE}")
     except _Unusable:
         raise
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, InvalidSignature, InternalError):
         raise ValueError(f"the key in {path} is damaged")
 
 
@@ -167,6 +170,23 @@ def _usable(key: object, path: str) -> Key:
             raise _Unusable(f"the key in {path} is on the curve {key.curve.name}, {_USABLE}")
         case _:
             raise _Unusable(f"the key in {path} is of {_USABLE}")
+
+
+def _prove(key: Key) -> Key:
+    """Sign something: the one thing that the key is for. Raises when it cannot."""
+    match key:
+        case rsa.RSAPrivateKey():
+            signature = key.sign(_PROOF, padding.PKCS1v15(), hashes.SHA256())
+            key.public_key().verify(signature, _PROOF, padding.PKCS1v15(), hashes.SHA256())
+        case ec.EllipticCurvePrivateKey():
+            signature = key.sign(_PROOF, ec.ECDSA(hashes.SHA256()))
+            key.public_key().verify(signature, _PROOF, ec.ECDSA(hashes.SHA256()))
+        case _:
+            key.public_key().verify(key.sign(_PROOF), _PROOF)
+    return key
+
+
+_PROOF = b"proof"
 
 
 def _check_match(key: Key, key_path: str, chain: list[x509.Certificate], path: str) -> None:

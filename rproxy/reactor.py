@@ -37,9 +37,10 @@ class ProxyReactor(EPollReactor):
             if problem.errno == errno.EINTR:
                 return
             raise
-        for descriptor, event in events:
-            selectable = selectables.get(descriptor)
-            if selectable is not None:  # gone by what an event before this one did
+        due = [(selectables.get(descriptor), descriptor, event) for descriptor, event in events]
+        for selectable, descriptor, event in due:
+            # What an event before this one closed is gone, and its number may be a new connection's by now.
+            if selectable is not None and selectables.get(descriptor) is selectable:
                 self._deliver(selectable, descriptor, event)
 
     doIteration = doPoll

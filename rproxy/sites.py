@@ -55,6 +55,9 @@ class Route:
     responses: ResponseRewriter
     connect_timeout: float = 5.0
     response_timeout: float = 60.0
+    body_timeout: float = 60.0
+    tunnel_idle: float = 3600.0
+    """Seconds without a byte once a connection was upgraded; 0: any."""
     retries: int = 2
     sticky: Sticky | None = None
 

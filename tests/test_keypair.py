@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rproxy.keypair import MOST_BYTES, load_pair
 from tests.tlspeers import OLD, PKCS8, days, key_of, key_pem, make
@@ -62,6 +64,21 @@ def test_the_chain_stays_in_the_order_of_the_file(tmp_path: Path) -> None:
     pair = leaf.pair(tmp_path, "a", middle, root)
     assert pair.chain == leaf.pem + middle.pem + root.pem
     assert pair.leaf == leaf.certificate
+
+
+def _miscalculating() -> Any:
+    """A key that looks like one, until it signs."""
+    good = key_of("rsa").private_numbers()
+    numbers = rsa.RSAPrivateNumbers(
+        p=good.p,
+        q=good.q,
+        d=good.d ^ 4,
+        dmp1=good.dmp1 ^ 4,
+        dmq1=good.dmq1,
+        iqmp=good.iqmp,
+        public_numbers=good.public_numbers,
+    )
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 def _broken(tmp_path: Path) -> dict[str, tuple[Any, Any, str]]:
@@ -131,6 +148,11 @@ def _broken(tmp_path: Path) -> dict[str, tuple[Any, Any, str]]:
         ),
         "damaged": (damaged, key, f"certificate 2 in {damaged} is damaged"),
         "damaged key": (certificate, half_key, f"the key in {half_key} is damaged"),
+        "damaged RSA key": (
+            certificate,
+            file("wrong", key_pem(_miscalculating())),
+            f"the key in {tmp_path}/wrong is damaged",
+        ),
         "mismatch": (
             certificate,
             other_key,
@@ -185,6 +207,7 @@ BROKEN = [
     "encrypted PKCS#1",
     "damaged",
     "damaged key",
+    "damaged RSA key",
     "mismatch",
     "order",
     "short RSA",
@@ -268,6 +291,14 @@ def test_the_common_name_covers_nothing(tmp_path: Path) -> None:
     pair = make(ca=True, number=3).pair(tmp_path, "a")
     assert pair.names == ()
     assert not pair.covers("authority 3")
+
+
+def test_a_large_key_is_read_in_a_moment(tmp_path: Path) -> None:
+    """Keys are read while connections are served; the library's own check of this one takes 400 ms."""
+    files = make("example.org", key="rsa4096").write(tmp_path, "a")
+    begun = process_time()
+    load_pair(*files)
+    assert process_time() - begun < 0.1
 
 
 def test_its_text_never_shows_the_key(tmp_path: Path) -> None:

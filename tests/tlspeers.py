@@ -48,6 +48,8 @@ def key_of(kind: str, number: int = 0) -> Any:
             return rsa.generate_private_key(65537, 2048)
         case "rsa1024":
             return rsa.generate_private_key(65537, 1024)
+        case "rsa4096":
+            return rsa.generate_private_key(65537, 4096)
         case "ed25519":
             return ed25519.Ed25519PrivateKey.generate()
         case "ed448":

@@ -45,19 +45,22 @@ KEEP: Pair = (b"Connection", b"keep-alive")
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none."""
+    """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none.
+
+    `shortest` is the shortest time limit of any route. Each route has its own for bodies and tunnels.
+    """
 
     head: float = 20.0
     keep_alive: float = 75.0
     body: float = 60.0
     min_rate: float = 100.0
     rate_grace: float = 10.0
-    tunnel_idle: float = 3600.0
+    shortest: float = 60.0
 
     @property
     def look_every(self) -> float:
         """How often a connection has to be looked at."""
-        return max(0.05, min(self.head, self.keep_alive, self.body, 20.0) / LOOKS)
+        return max(0.05, min(self.head, self.keep_alive, self.body, self.shortest, 20.0) / LOOKS)
 
 
 class Answers(Protocol):
@@ -439,19 +442,19 @@ class HttpServer(TwistedProtocol):
             self._look_later()
 
     def _look_at_tunnel(self, now: float) -> None:
-        tunnel = self.tunnel
+        tunnel, route = self.tunnel, self._exchange.route if self._exchange is not None else None
         assert tunnel is not None
-        if self._stalled(
-            tunnel.moved + (tunnel.far.moved if tunnel.far else 0), now, self._limits.tunnel_idle
-        ):
+        assert route is not None  # a tunnel stays the exchange that it began as
+        if self._stalled(tunnel.moved + (tunnel.far.moved if tunnel.far else 0), now, route.tunnel_idle):
             self.abort()
 
     def _look_at_exchange(self, exchange: Exchange, now: float) -> None:
         if exchange.overdue(now):
             return
         progress = self._progress + (self._pump.moved if self._pump is not None else 0)
-        waiting = exchange.waiting_for_peer
-        if self._stalled(progress, now, self._limits.body) and not waiting:
+        waiting, route = exchange.waiting_for_peer, exchange.route
+        patience = route.body_timeout if route is not None else self._limits.body
+        if self._stalled(progress, now, patience) and not waiting:
             exchange.refuse(TooSlow("no byte of the body came"))
         elif not self._reader.complete and not self._held and self._too_slow_body(now):
             exchange.refuse(TooSlow("the body came too slowly"))

@@ -201,6 +201,8 @@ class Peek(TwistedProtocol):
                 return b""
             if begins or self._options.proxy.required:
                 self._in_header = True
+                if not self._options.proxy.required:  # it has begun one, and may not take as long as a hello
+                    self._expect(self._options.proxy.timeout)
             else:
                 self._know_client(None)
                 return data

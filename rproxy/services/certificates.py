@@ -40,8 +40,9 @@ CIPHERS = (
 )
 """TLS 1.2 as in Mozilla's intermediate configuration 5.8; the client's order counts, as it says."""
 CIPHERS_13 = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-GROUPS = b"X25519MLKEM768:X25519:prime256v1:secp384r1"
-"""Key exchange as in the same configuration. The library's default adds X448, P-521 and finite fields."""
+GROUPS = (b"X25519MLKEM768:X25519:prime256v1:secp384r1", b"X25519:prime256v1:secp384r1")
+"""Key exchange as in the same configuration, or without what a library before OpenSSL 3.5 does not
+know. Its default adds X448, P-521 and finite fields."""
 
 Protocols = tuple[bytes, ...]
 
@@ -238,7 +239,10 @@ def _set_groups(context: SSL.Context) -> None:
     try:
         from OpenSSL._util import lib
 
-        lib.SSL_CTX_set1_curves_list(context._context, GROUPS)
+        for groups in GROUPS:
+            if lib.SSL_CTX_set1_curves_list(context._context, groups):
+                return
+            lib.ERR_clear_error()  # or the next call would be blamed for it
     except (ImportError, AttributeError) as missing:
         log.debug("key exchange groups stay at OpenSSL's default: {why}", why=missing)
 

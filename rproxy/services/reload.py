@@ -23,6 +23,9 @@ LOOK_EVERY = 2.0
 SETTLE = 0.2
 """Seconds to wait after a sign of change: an editor writes in several steps."""
 
+SIGNS = 0x004 | 0x008 | 0x080 | 0x100 | 0x200
+"""inotify(7): ATTRIB, CLOSE_WRITE, MOVED_TO, CREATE, DELETE; not MODIFY, which a log beside it fires."""
+
 Fingerprint = tuple[int, ...]
 
 
@@ -77,7 +80,7 @@ class Watch(Service):
 
             notifier = INotify(self._reactor)
             for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
-                notifier.watch(FilePath(os.fspath(directory)), callbacks=[self._sign])
+                notifier.watch(FilePath(os.fspath(directory)), SIGNS, callbacks=[self._sign])
             notifier.startReading()
         except Exception as problem:  # Twisted's INotifyError is private: no watcher left for this user
             log.info("no inotify here ({why}); looking every {s} s", why=problem, s=LOOK_EVERY)

@@ -72,7 +72,7 @@ class Dial:
         self._tried: list[Peer] = [] if tried is None else tried
         self._most = most
         self._targets: list[Target] = []
-        self._refusal: Refusal = PeerUnreachable("no peer")
+        self._refusal: Refusal | None = None
         self._peer: Peer | None = None
         self._outbound: Outbound | None = None
         self._waiting: Any = None
@@ -104,7 +104,7 @@ class Dial:
             self._ask_peer(peer)
             return
         refused, self._refused = self._refused, _nothing
-        refused(self._refusal)
+        refused(self._refusal or PeerUnreachable("no peer"))
 
     def _ask_peer(self, peer: Peer) -> None:
         self._tried.append(peer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
@@ -25,6 +26,8 @@ from rproxy.wire.message import BadResponse, Headers, Piece, Response
 
 KEEP_IDLE = 20.0
 """Seconds an idle connection is kept: less than by most servers, 60 to 75, so that we close first."""
+SWEEPS = 4
+"""Looks at the idle connections per that time: they are kept for up to a quarter longer."""
 
 
 class Asking(Protocol):
@@ -58,7 +61,7 @@ class Asking(Protocol):
 class HttpPeer(Peer):
     """A peer that speaks HTTP, with its idle connections; `authority` is the Host it may be called by."""
 
-    __slots__ = ("authority", "idle", "keep", "tls")
+    __slots__ = ("_sweeping", "authority", "idle", "keep", "keep_idle", "tls")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class HttpPeer(Peer):
         authority: bytes,
         tls: Any = None,
         keep: int = 64,
+        keep_idle: float = KEEP_IDLE,
         fixed: Sequence[Target] = (),
         host: str = "",
         port: int = 0,
@@ -75,8 +79,10 @@ class HttpPeer(Peer):
         **rest: Any,
     ) -> None:
         super().__init__(name, fixed=fixed, host=host, port=port, names=names, weight=weight, **rest)
-        self.authority, self.tls, self.keep = authority, tls, keep
+        self.authority, self.tls = authority, tls
+        self.keep, self.keep_idle = keep, keep_idle
         self.idle: list[HttpClient] = []
+        self._sweeping = False
 
     def protocol(self, clock: Any, ready: Callable[[HttpClient], object]) -> IProtocol:
         """What a new transport to this peer is given to; `ready` is called with it once it may be asked."""
@@ -87,10 +93,30 @@ class HttpPeer(Peer):
         """A kept connection, the one used last: the others get a chance to grow old."""
         return self.idle.pop() if self.idle else None
 
+    def put_idle(self, connection: HttpClient, clock: Any) -> bool:
+        """Keep a connection for the next request; False when there are enough of them."""
+        if len(self.idle) >= self.keep:
+            return False
+        connection.since = clock.seconds()
+        self.idle.append(connection)
+        if not self._sweeping:
+            self._sweep_later(clock)
+        return True
+
     def close_idle(self, unused_since: float) -> None:
         """Close what nobody has asked since then."""
         for connection in [one for one in self.idle if one.since <= unused_since]:
             connection.close()
+
+    def _sweep_later(self, clock: Any) -> None:
+        self._sweeping = True
+        clock.callLater(self.keep_idle / SWEEPS, self._sweep, clock)
+
+    def _sweep(self, clock: Any) -> None:
+        self._sweeping = False
+        self.close_idle(clock.seconds() - self.keep_idle)
+        if self.idle:
+            self._sweep_later(clock)
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -104,7 +130,7 @@ class HttpClient(TwistedProtocol):
         self._reader = ResponseReader()
         self.memory = Memory()
         self._asking: Asking | None = None
-        self._answered = self._more = False
+        self._answered = self._more = self._paused = False
         self.used = False
         """Whether it has answered before: then that it ends may only mean that it was idle for too long."""
         self.since = 0.0
@@ -143,22 +169,41 @@ class HttpClient(TwistedProtocol):
             self._finish(asking)
             asking.flush()
 
+    def pause(self) -> None:
+        """Read no more of the response for now: the client does not take it."""
+        self._paused = True
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on after `pause`; nothing otherwise, for then the kernel may be at it (see `splice`)."""
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+
     def detach(self) -> bytes:
         """After a 101: what has come behind the head; from now on `tunnel` gets everything."""
         self._asking = None
         self.transport.unregisterProducer()
+        self.resume()
         return self._reader.take_rest()
 
     def close(self) -> None:
-        """Close, asked or not; nothing more is told."""
+        """Close, asked or not; nothing more is told. What nobody waits for ends without a reset."""
+        busy = self._asking is not None or self._more or getattr(self.transport, "dataBuffer", b"")
         self._asking = None
         if self in self.peer.idle:
             self.peer.idle.remove(self)
         self.transport.unregisterProducer()
-        self.transport.abortConnection()
+        if busy:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call."""
+        if self.tunnel is not None:
+            self.tunnel.dataReceived(data)
+            return
         asking = self._asking
         if asking is None:  # a peer that speaks unasked is confused, or says why it closes
             self.close()
@@ -192,10 +237,8 @@ class HttpClient(TwistedProtocol):
 
     def _finish(self, asking: Asking) -> None:
         self._asking, self.used = None, True
-        peer = self.peer
-        if self._reader.reusable and not self._more and len(peer.idle) < peer.keep:
-            self.since = self._clock.seconds()
-            peer.idle.append(self)
+        if self._reader.reusable and not self._more and self.peer.put_idle(self, self._clock):
+            self.resume()
         else:
             self.close()
         asking.response_end(self._reader.trailers)
@@ -235,10 +278,12 @@ class HttpClient(TwistedProtocol):
         """Twisted's call."""
         if self.tunnel is not None:
             self.tunnel.connectionLost(reason)
+        elif self._asking is not None and reason.type is ConnectionDone:  # TLS knows no half-close
+            self._end_of_input()
         elif self._asking is not None:
-            asking, silent = self._asking, self._reader.silent
+            asking, silent, why = self._asking, self._reader.silent, reason.value
             self._asking = None
-            asking.broken(BadResponse("the connection was reset"), silent)
+            asking.broken(why if isinstance(why, Refusal) else BadResponse("connection reset"), silent)
         elif self in self.peer.idle:
             self.peer.idle.remove(self)
 

@@ -92,7 +92,6 @@ def test_all_problems_of_a_file_come_at_once_in_its_order():
          '"10.0.0.1:99999": expected a port from 1 to 65535, got 99999'),
         (17, 79, 'apps."my site".passthrough.load_balance',
          "sticky needs a cookie, and there is none in a stream that stays encrypted"),
-        (19, 18, 'apps."my site".reverse_proxy', "not supported yet (HTTP)"),
         (19, 18, 'apps."my site".reverse_proxy[0]', 'missing key "upstream"'),
         (21, 26, 'apps."my site".reverse_proxy[1].upstream[0].location', '"::1" is no location'),
         (21, 39, 'apps."my site".reverse_proxy[1].upstream[0].tls',

@@ -12,10 +12,35 @@ from rproxy.errors import ConfigError
 @pytest.mark.parametrize(
     ("table", "paths"),
     [
-        ({"listen_port": 80}, [("listen_port",)]),
-        ({"apps": {"a": {"tls": {}}, "b": {"tls": {}}}}, [("apps", "a", "tls"), ("apps", "b", "tls")]),
+        ({"acme": {}, "listen_port": 80}, [("acme",)]),
+        (
+            {"apps": {"a": {"tls": {"acme": True}}, "b": {"tls": {"acme": True}}, "c": {"tls": {}}}},
+            [("apps", "a", "tls", "acme"), ("apps", "b", "tls", "acme")],
+        ),
+        ({"apps": {"a": {"tls": {"acme": False}, "allow_connect": False}}}, []),
+        (
+            {"apps": {"a": {"tls": {"client_ca_cert_path": ""}}}},
+            [("apps", "a", "tls", "client_ca_cert_path")],
+        ),
+        (
+            {"apps": {"a": {"reverse_proxy": {"upstream_options": "force_http2_upstream"}}}},
+            [("apps", "a", "reverse_proxy", "upstream_options")],
+        ),
+        (
+            {
+                "apps": {
+                    "a": {
+                        "reverse_proxy": [
+                            {"upstream_options": ["force_http11_upstream"]},
+                            {"upstream_options": ["keep_original_host", "force_http2_upstream"]},
+                        ]
+                    }
+                }
+            },
+            [("apps", "a", "reverse_proxy", 1, "upstream_options")],
+        ),
         ({"workers": 2}, [("workers",)]),
-        ({"workers": 1, "redact_query_in_access_log": False}, []),
+        ({"workers": 1, "experimental": {"connection_handling_timeout": 0}}, []),
         ({"workers": True}, [("workers",)]),
         ({"experimental": {"tcp_recv_proxy_protocol": {}, "h3": {}}}, [("experimental", "h3")]),
         ({"apps": 5, "experimental": [], "listen_port_tls": 443, "hosts": {}}, []),
@@ -43,5 +68,7 @@ def test_every_row_names_a_key_of_the_schema(row):
 
 def test_a_value_that_is_wrong_too_is_only_told_that_it_is_not_supported():
     with pytest.raises(ConfigError) as caught:
-        parse("listen_port = 'x'\nlisten_port_tls = 1\nhosts.directory = 'h'", "x.toml")
-    assert [problem.message for problem in caught.value.problems] == ["not supported yet (clear-text HTTP)"]
+        parse("workers = 'x'\nlisten_port_tls = 1\nhosts.directory = 'h'", "x.toml")
+    assert [problem.message for problem in caught.value.problems] == [
+        "not supported yet (more than one process)"
+    ]

@@ -1,0 +1,124 @@
+"""Our TLS layer against Twisted's own: the same bytes and the same calls, however the stream is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.deadlines import Deadlines
+from rproxy.keypair import KeyPair
+from rproxy.services.certificates import server_context
+from rproxy.tls import TLSTransport, words_of
+from tests.tlspeers import MemoryClient, Pipe, converse, make
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> SSL.Context:
+    pair: KeyPair = make("example.org").pair(tmp_path_factory.mktemp("tls"), "a")
+    return server_context("app", (pair,), ())
+
+
+class Remembering(Protocol):
+    """Writes down its calls; answers each piece with as many bytes as the piece says, `x` closes."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def connectionMade(self) -> None:
+        self.calls.append("made")
+        self.transport.write(b"welcome")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.calls.append(data)
+        for word in data.split():
+            if word == b"x":
+                self.transport.loseConnection()
+            else:
+                self.transport.write(b"z" * int(word))
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.calls.append(reason.type)
+
+
+def ours(context: SSL.Context, inner: Protocol) -> Any:
+    connection = SSL.Connection(context)
+    connection.set_accept_state()
+    return TLSTransport(inner, connection, Deadlines(Clock()), 10)
+
+
+def theirs(context: SSL.Context, inner: Protocol) -> Any:
+    @implementer(IOpenSSLServerConnectionCreator)
+    class Creator:
+        def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+            return SSL.Connection(context)
+
+    factory = Factory()
+    factory.buildProtocol = lambda addr: inner  # type: ignore[method-assign,assignment]
+    wrapping = TLSMemoryBIOFactory(Creator(), False, factory, Clock())  # type: ignore[arg-type]
+    wrapping.protocol = TLSMemoryBIOProtocol
+    return wrapping.buildProtocol(None)
+
+
+def played(build: Any, context: SSL.Context, says: list[bytes], cut: int) -> tuple[list[Any], bytes, bool]:
+    """What the inner protocol saw, what the client got, and whether it saw a clean end."""
+    inner, client, pipe = Remembering(), MemoryClient(), Pipe()
+    server = build(context, inner)
+    server.makeConnection(pipe)
+
+    def pieces(octets: bytes) -> Iterable[bytes]:
+        return [octets[at : at + cut] for at in range(0, len(octets), cut)]
+
+    converse(client, server, pipe, pieces)
+    for said in says:
+        for piece in pieces(client.send(said)):
+            server.dataReceived(piece)
+        converse(client, server, pipe, pieces)
+    closed = client.closed
+    if closed:
+        server.dataReceived(client.goodbye())
+    server.connectionLost(Failure(ConnectionDone()))
+    return inner.calls, client.got, closed
+
+
+SAYS = st.lists(st.one_of(st.integers(1, 70000).map(lambda n: b"%d " % n), st.just(b"x ")), max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(says=SAYS, cut=st.sampled_from([1, 7, 100, 16384, 65536]))
+def test_it_does_what_twisteds_does(context: SSL.Context, says: list[bytes], cut: int) -> None:
+    assert played(ours, context, says, cut) == played(theirs, context, says, cut)
+
+
+def test_errors_are_told_in_words() -> None:
+    assert (
+        words_of(SSL.Error([("", "", "first"), ("SSL routines", "", "no shared cipher")]))
+        == "no shared cipher"
+    )
+    assert words_of(SSL.Error([])) == "the other side left"
+    assert words_of(SSL.SysCallError(-1, "Unexpected EOF")) == "the other side left"
+    assert words_of(RuntimeError("anything")) == "anything"
+
+
+def test_the_socket_is_asked_for_its_address_below() -> None:
+    class Below(Pipe):
+        def getHandle(self) -> str:
+            return "the socket"
+
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    server = ours(context, Remembering())
+    server.makeConnection(Below())
+    assert server.getHandle() == "the socket"
