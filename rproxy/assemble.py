@@ -8,28 +8,22 @@ this file knows that a configuration exists.
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from random import Random
-from typing import Any, NamedTuple, assert_never, cast
+from typing import Any, NamedTuple
 
 from twisted.application.service import MultiService
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import inlineCallbacks
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rproxy.assemble_http import Ending, HttpParts, HttpTables, http_tables
-from rproxy.config.apps import App, Passthrough, StreamUpstream, Upstream
-from rproxy.config.http import Tuned
+from rproxy.assemble_http import HttpParts, HttpTables, http_tables
+from rproxy.assemble_parts import Parts
+from rproxy.config.apps import Passthrough
 from rproxy.config.load import load
-from rproxy.config.location import Kind, Location
 from rproxy.config.schema import Configuration
-from rproxy.deadlines import Deadlines
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import ConfigError, StartError
 from rproxy.policy.balance import BALANCERS
@@ -38,17 +32,13 @@ from rproxy.policy.routes import NameTable
 from rproxy.relay import RelayFactory
 from rproxy.services.access import ConnectionLog, Sink
 from rproxy.services.connections import Connections
-from rproxy.services.demo import Demo
 from rproxy.services.hosts import HostsFolder
 from rproxy.services.limits import Limits
 from rproxy.services.listeners import Listeners, Wanted
-from rproxy.services.reload import Watch
+from rproxy.services.reload import Fingerprint, Watch
 from rproxy.services.routing import Routing
 from rproxy.services.signals import Signals
-from rproxy.splice import Pipes
-from rproxy.upstream.http_client import HttpPeer
-from rproxy.upstream.peer import Group, Peer, Target, target_of
-from rproxy.upstream.resolve import Names
+from rproxy.upstream.peer import Group
 
 log = Logger()
 
@@ -56,7 +46,8 @@ log = Logger()
 class ProxyService(MultiService):
     """One proxy. `file` is what a reload reads again; None for a configuration that has no file.
 
-    `drained` is called at the end of a stop with whether every connection ended by itself.
+    `seen` is the file's fingerprint from before it was read. `drained` is called at the end of a
+    stop with whether every connection ended by itself.
     """
 
     def __init__(
@@ -66,6 +57,7 @@ class ProxyService(MultiService):
         sink: Sink,
         *,
         file: Path | None = None,
+        seen: Fingerprint | None = None,
         watch: bool = True,
         drained: Callable[[bool], object] = lambda clean: None,
     ) -> None:
@@ -83,7 +75,7 @@ class ProxyService(MultiService):
         self.listeners = Listeners(reactor, wanted(config), self._factory)
         hangup = self.reload if file is not None else self._stop
         self._signals = Signals(reactor, hangup, self.http.reopen_logs)
-        self._watch = Watch(reactor, file, self.reload) if file is not None and watch else None
+        self._watch = Watch(reactor, file, self.reload, seen) if file is not None and watch else None
         for child in (self.listeners, self._signals, self._watch):
             if child is not None:
                 child.setServiceParent(self)
@@ -110,8 +102,10 @@ class ProxyService(MultiService):
         self.limits.max_clients = config.max_clients
         self.limits.max_clients_per_ip = config.max_clients_per_ip
         self._peek_options = peek_options(config)
-        for factory in self._factories.values():
+        clear = clear_names(config)
+        for name, factory in self._factories.items():
             factory.options = self._peek_options
+            factory.clear = self.http.factory(secure=False) if name in clear else None
         self.parts.forget_unused()
         self._config = config
         names = {listener.name for listener in wanted(config)}
@@ -130,7 +124,7 @@ class ProxyService(MultiService):
             self._config, before = config, self._config
             try:
                 self.listeners.change(wanted(config))
-            except StartError:
+            except BaseException:
                 self._config = before
                 raise
         except (ConfigError, StartError) as mistakes:
@@ -164,7 +158,7 @@ class ProxyService(MultiService):
         yield deferLater(self._reactor, 0)  # the last connection's peer ends, and its line is written
         self.parts.journal.flush()
         self.http.close_logs()
-        self.parts.pipes.close()
+        self.parts.close()
         yield super().stopService()
         self._drained(clean)
 
@@ -172,108 +166,6 @@ class ProxyService(MultiService):
         """SIGHUP where there is no file: drain and end, as sniproxy does (S-5)."""
         if not self._stopping:
             self._reactor.stop()
-
-
-class Parts:
-    """What routes share, and what outlives a reload: peers keep their counts, names their addresses."""
-
-    def __init__(self, reactor: Any, journal: ConnectionLog, parent: MultiService) -> None:
-        self.reactor, self.journal, self._parent = reactor, journal, parent
-        self.pipes = Pipes()
-        self.deadlines = Deadlines(reactor)
-        self.rng = Random()
-        self.names = Names(reactor, reactor.nameResolver)
-        self._peers: dict[Hashable, Peer] = {}
-        self._used: set[Hashable] = set()
-        self._demo: Demo | None = None
-        self._certificates: Any = None
-
-    def peer(self, app: str, upstream: StreamUpstream) -> Peer:
-        """The peer at this location for this app, the same one as before the reload if there was one."""
-        where, weight = upstream.location, upstream.weight
-        key = app, where.text, weight
-        return self._kept(key, lambda: Peer(where.text, weight=weight, **self._place(app, where)))
-
-    def http_peer(self, app: str, upstream: Upstream, tuned: Tuned) -> HttpPeer:
-        """The same for a peer that requests are sent to."""
-        return cast(
-            HttpPeer, self._kept((app, upstream, tuned), lambda: self._make_http_peer(app, upstream, tuned))
-        )
-
-    def ending(self, config: Configuration, key: str, app: App) -> Ending:
-        """The TLS of an app that has certificates."""
-        from rproxy import assemble_tls
-
-        if self._certificates is None:
-            self._certificates = assemble_tls.certificates(self.reactor)
-            self._certificates.setServiceParent(self._parent)
-        return assemble_tls.ending(config, self._certificates, self.deadlines, key, app)
-
-    def _kept(self, key: Hashable, make: Callable[[], Peer]) -> Peer:
-        if key not in self._peers:
-            self._peers[key] = make()  # may raise: then it is not used either
-        self._used.add(key)
-        return self._peers[key]
-
-    def _make_http_peer(self, app: str, upstream: Upstream, tuned: Tuned) -> HttpPeer:
-        where, tls = upstream.location, None
-        if upstream.tls:
-            from rproxy.assemble_tls import client_tls
-
-            tls = client_tls(app, upstream, self.deadlines)
-        usual = 443 if upstream.tls else 80
-        host = f"[{where.host}]" if ":" in where.host else where.host
-        authority = (host if where.port in (usual, 0) else f"{host}:{where.port}") or "localhost"
-        return HttpPeer(
-            where.text,
-            authority=authority.encode("ascii"),
-            tls=tls,
-            keep=tuned.keepalive,
-            weight=upstream.weight,
-            **self._place(app, where),
-        )
-
-    def forget_unused(self) -> None:
-        """Called when new tables are in use: peers and names that no route has any more go."""
-        used, self._used = self._used, set()
-        self._peers = {key: self._peers[key] for key in used}
-        self.names.forget({peer.host for peer in self._peers.values()})
-        if self._certificates is not None:
-            self._certificates.forget_unused()
-
-    def look_up(self) -> None:
-        """Ask for the addresses of all peers now, so that no client waits for the first answer."""
-        for peer in self._peers.values():
-            peer.targets()
-
-    def _place(self, app: str, where: Location) -> dict[str, Any]:
-        """Where a peer is, as `Peer` takes it."""
-        match where.kind:
-            case Kind.UNIX:
-                return {"fixed": [(socket.AF_UNIX, where.path)]}
-            case Kind.DEMO:
-                return {"fixed": [self._demo_target()]}
-            case Kind.ENDPOINT:
-                return {"endpoint": self._endpoint(app, where)}
-            case Kind.INET if isIPAddress(where.host) or isIPv6Address(where.host):
-                return {"fixed": [_fixed(app, where)]}
-            case Kind.INET:
-                return {"host": where.host, "port": where.port, "names": self.names}
-            case _:
-                assert_never(where.kind)
-
-    def _endpoint(self, app: str, where: Location) -> IStreamClientEndpoint:
-        try:
-            endpoint: IStreamClientEndpoint = clientFromString(self.reactor, where.endpoint)
-            return endpoint
-        except (ValueError, TypeError, LookupError, ImportError) as problem:
-            raise StartError(f'app {app}: Twisted cannot use the endpoint "{where.text}": {problem}')
-
-    def _demo_target(self) -> Target:
-        if self._demo is None:
-            self._demo = Demo(self.reactor)
-            self._demo.setServiceParent(self._parent)
-        return self._demo.target
 
 
 class Tables(NamedTuple):
@@ -287,6 +179,7 @@ class Tables(NamedTuple):
 
 def tables(config: Configuration, parts: Parts, http: HttpParts) -> Tables:
     """The routes of a configuration. Raises `StartError` for what only shows when it is built."""
+    parts.begin()
     by_app = {
         key: passthrough(config, key, app.passthrough, parts)
         for key, app in config.apps.items()
@@ -356,13 +249,6 @@ def peek_options(config: Configuration) -> PeekOptions:
     accept = config.accept_proxy_protocol
     policy = ProxyPolicy(NetworkSet(accept.from_), accept.required, accept.timeout) if accept else None
     return PeekOptions(hello_timeout=config.hello_timeout, proxy=policy)
-
-
-def _fixed(app: str, where: Location) -> Target:
-    try:
-        return target_of(where.host, where.port)
-    except OSError:  # only a zone is looked up: fe80::1%eth0
-        raise StartError(f'app {app}: "{where.text}": this machine has no such network interface')
 
 
 def _tcp(port: int, host: str) -> str:

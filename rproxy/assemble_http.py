@@ -31,6 +31,7 @@ from rproxy.policy.networks import NetworkSet
 from rproxy.policy.paths import PathTable
 from rproxy.policy.rules import HeaderRules, Side
 from rproxy.policy.sticky import StickyCookie, server_id
+from rproxy.services.hosts_http import HttpHosts
 from rproxy.services.lines import LineBatch, LogFiles, Sink
 from rproxy.services.pages import Pages, read_page, request_ids
 from rproxy.services.requestlog import RequestLog, Served
@@ -194,6 +195,12 @@ def _unread(server: HttpServer) -> Served:
     )
 
 
+class MakePeer(Protocol):
+    """Gives the peer of an upstream of an app's entry; see `assemble.Parts.http_peer`."""
+
+    def __call__(self, app: str, entry: ReverseProxy, upstream: Upstream, tuned: Tuned) -> HttpPeer: ...  # noqa: D102
+
+
 class Ending(Protocol):
     """TLS that ends here, for one app; made by `assemble_tls`, so that OpenSSL is only there when needed."""
 
@@ -204,7 +211,7 @@ class Ending(Protocol):
 def http_tables(
     config: Configuration,
     parts: HttpParts,
-    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    peer: MakePeer,
     ending: Callable[[str, App], Ending],
     rng: Random,
 ) -> HttpTables:
@@ -223,8 +230,30 @@ def http_tables(
             secure.update(dict.fromkeys(app.server_name, replace(site, covers=ends.covers)))
             terminating.update(dict.fromkeys(app.server_name, ends.around(inside)))
     default = by_app[config.default_app] if config.default_app is not None else None
-    sites = Sites(secure, clear, default, check_sni=not config.ignore_sni_consistency)
+    check_sni = not config.ignore_sni_consistency
+    sites = Sites(secure, clear, default, check_sni=check_sni, folder=_hosts(config, parts))
     return HttpTables(sites, terminating)
+
+
+def _hosts(config: Configuration, parts: HttpParts) -> HttpHosts | None:
+    """The hosts folder, as requests see it; that it exists has been looked at."""
+    if config.hosts is None:
+        return None
+    site = Site(
+        "hosts",
+        PathTable({}),
+        max_body=config.request_max_body_size,
+        log=parts.log_of(config, config.access_log),
+    )
+    return HttpHosts(
+        config.hosts.directory,
+        site,
+        hash_names=config.hosts.hashed,
+        connect_timeout=config.connect_timeout,
+        response_timeout=config.response_timeout,
+        body_timeout=config.body_timeout,
+        tunnel_idle=config.upgrade_idle_timeout,
+    )
 
 
 def _site(
@@ -232,7 +261,7 @@ def _site(
     key: str,
     app: App,
     parts: HttpParts,
-    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    peer: MakePeer,
     rng: Random,
 ) -> Site:
     named = next((name for name in app.server_name if not name.startswith("*.")), "")
@@ -265,11 +294,11 @@ def _route(
     app: App,
     entry: ReverseProxy,
     parts: HttpParts,
-    peer: Callable[[str, Upstream, Tuned], HttpPeer],
+    peer: MakePeer,
     rng: Random,
 ) -> Route:
     tuned = config.tuned(entry)
-    peers = [peer(key, upstream, tuned) for upstream in entry.upstream]
+    peers = [peer(key, entry, upstream, tuned) for upstream in entry.upstream]
     balance = "round_robin" if entry.load_balance == "sticky" else entry.load_balance
     sticky = _sticky(parts.secret(config), entry, peers) if entry.load_balance == "sticky" else None
     rules = _rules(Side.REQUEST, app.request_headers).then(_rules(Side.REQUEST, entry.request_headers))
@@ -292,8 +321,10 @@ def _route(
 def _shortest(config: Configuration) -> float:
     """The shortest time limit of all routes, so that connections are looked at often enough for it."""
     tuned = [config.tuned(entry) for app in config.apps.values() for entry in app.reverse_proxy]
-    times = [(each.response_timeout, each.body_timeout, each.upgrade_idle_timeout) for each in tuned]
-    return min((time for each in times for time in each if time), default=60.0)
+    times = [config.response_timeout, config.body_timeout, config.upgrade_idle_timeout]
+    for each in tuned:
+        times += [each.response_timeout, each.body_timeout, each.upgrade_idle_timeout]
+    return min(time for time in times if time)
 
 
 def _first_set(special: int | None, general: int) -> int:

@@ -1,9 +1,9 @@
 """What can end a connection early, and what can be wrong with a configuration: one class per kind.
 
 A `Refusal` knows the answer that goes on the wire (TLS alert, HTTP status), whether another
-peer may be tried, and the short reason that stands in the log. It is caught in exactly two
-places: `downstream.peek` and, for HTTP, `exchange`. A `UserError` is a mistake of the person
-who runs the proxy; it prints as text, never as a traceback.
+peer may be tried, and the short reason that stands in the log. It ends where the client is
+answered: in `downstream.peek`, in `relay` when no peer accepts, for HTTP in `exchange`. A
+`UserError` is a mistake of the person who runs the proxy; it prints as text, never as a traceback.
 """
 
 from __future__ import annotations

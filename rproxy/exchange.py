@@ -264,6 +264,7 @@ class Exchange:
         """The connection's call: the response's head."""
         self.answered_at = self._client.reactor.seconds()
         upstream = cast(HttpClient, self._upstream)
+        upstream.peer.answered(self.answered_at)
         switching = response.status == SWITCHED
         if switching and not agrees(self.request, response):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
@@ -309,7 +310,7 @@ class Exchange:
             self._cut(refusal.reason)
             return
         unsent = refusal.other_peer  # TLS did not come about
-        if unsent:
+        if not (upstream.used and silent):
             upstream.peer.failed(self._client.reactor.seconds(), str(refusal))
         again = unsent or (silent and self.request.method in IDEMPOTENT)
         if again and not self._sent_body and self._body_done:
@@ -358,6 +359,8 @@ class Exchange:
         if self.responded:
             self._cut(refusal.reason)
             return
+        if self._route is not None and self._route.refusal is not None:
+            refusal = self._route.refusal(refusal)
         moved = refusal.moved if isinstance(refusal, Redirect) else 0
         self.responded, self.status, self.reason = True, moved or refusal.status or 500, refusal.reason
         self._client.refuse(refusal, self.site)

@@ -93,6 +93,8 @@ def arrival_of(place: Any) -> Arrival:
 
 def local_of(transport: Any) -> Address:
     """The address of our end of a connection; unlike `getHost`, with no Twisted object on the way."""
+    if getattr(transport, "proxy_header", None) is not None:  # behind an `acceptproxy:` endpoint
+        return address_of(transport.getHost())
     name = transport.getHandle().getsockname()
     if isinstance(name, tuple):
         return inet(name[0], name[1])
@@ -113,4 +115,4 @@ class Journal(Protocol):
         seconds: float,
         reason: str,
     ) -> None:
-        """`received` and `sent` count bytes from and to the client; no `app` or `peer` is "-"."""
+        """`received` and `sent` are bytes taken from the client and from the peer; "-" is no app or peer."""

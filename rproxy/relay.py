@@ -8,6 +8,9 @@ others by their protocols. Once joined, nothing of this file runs until an end i
 
 from __future__ import annotations
 
+import fcntl
+import termios
+from array import array
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -26,6 +29,7 @@ from rproxy.wire.address import Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.proxyheader import encode_v1, encode_v2
 
+SIOCOUTQNSD = 0x894B
 IDLE_CHECKS = 4
 """Looks per idle limit: a relay ends between 1 and 1 1/4 limits after its last byte."""
 
@@ -119,14 +123,14 @@ class End(Protocol):
         """Twisted's call once our half is shut; there is nothing to add."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Twisted's call: this side is gone; the far one goes too, after what it still has to send."""
+        """Twisted's call: this side is gone; the far one goes too, after what its buffer still holds."""
         self.lost = True
         far = self.far
         if far is None or far.lost:
             return
         self.stop_pump()
         far.stop_pump()
-        if reason.type is ConnectionDone or _has_unsent(far.transport):
+        if reason.type is ConnectionDone or _unsent(far.transport):
             far.transport.unregisterProducer()
             _close(far.transport)
         else:
@@ -143,6 +147,14 @@ class End(Protocol):
     def moved(self) -> int:
         """Bytes received from this side so far."""
         return self.received + (self.pump.moved if self.pump is not None else 0)
+
+    @property
+    def delivered(self) -> int:
+        """Those of them that have reached the far side, so that a slow reader of much is not idle."""
+        held = self.pump.held if self.pump is not None else 0
+        if self.far is not None and not self.far.lost:
+            held += _unsent(self.far.transport) + _queued(self.far.transport)
+        return self.moved - held
 
 
 def join_ends(one: End, other: End, pipes: Pipes) -> None:
@@ -214,7 +226,7 @@ class Downstream(End):
         """Every quarter of the idle limit: has anything moved? No chunk pays for the clock."""
         upstream = self.far
         assert upstream is not None
-        moved, unchanged = self.moved + upstream.moved, 0
+        moved, unchanged = self.delivered + upstream.delivered, 0
         if moved == self._seen[0]:
             unchanged = self._seen[1] + 1
         self._seen = (moved, unchanged)
@@ -234,6 +246,7 @@ class Downstream(End):
     def _refuse(self, refusal: Refusal) -> None:
         refusal = self._factory.refusal(refusal)
         self._dial, self._reason = None, refusal.reason
+        self.received += sum(map(len, self._early))
         if self._arrival.hello is not None and refusal.alert is not None:
             self.transport.write(alert_record(refusal.alert))
         self.transport.loseConnection()
@@ -312,5 +325,19 @@ def _close(transport: Any) -> None:
     getattr(transport, "close", transport.loseConnection)()
 
 
-def _has_unsent(transport: Any) -> bool:
-    return bool(getattr(transport, "dataBuffer", b"") or getattr(transport, "_tempDataLen", 0))
+def _queued(transport: Any) -> int:
+    """Bytes that the kernel has taken and not sent: the other side has no room for them (tcp(7))."""
+    count = array("i", [0])
+    for question in (SIOCOUTQNSD, termios.TIOCOUTQ):  # the second for unix sockets
+        try:
+            fcntl.ioctl(transport.getHandle().fileno(), question, count)
+        except (AttributeError, OSError, ValueError):
+            continue
+        return count[0]
+    return 0
+
+
+def _unsent(transport: Any) -> int:
+    """Bytes that wait in a transport's buffer."""
+    buffer = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+    return buffer + int(getattr(transport, "_tempDataLen", 0))

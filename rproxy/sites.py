@@ -6,11 +6,11 @@ status a client gets, and is that of rpxy (R-RT, §1.6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from rproxy.errors import BodyTooLarge, MethodNotAllowed, Misdirected, NoRoute, Redirect, UnknownHost
+from rproxy.errors import BodyTooLarge, MethodNotAllowed, Misdirected, NoRoute, Redirect, Refusal, UnknownHost
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.paths import PathTable, replaced, unambiguous
@@ -34,7 +34,7 @@ class Sticky:
         """The peer that the request's cookie names, unless it is known to be down."""
         token = self.cookie.read(request.headers.all(b"cookie"), now)
         peer = self._peers.get(token.server) if token is not None else None
-        return peer if peer is not None and peer.down_until <= now else None
+        return peer if peer is not None and peer.healthy and peer.down_until <= now else None
 
     def renewal(self, request: Request, served_by: Peer, now: float, https: bool) -> bytes | None:
         """The Set-Cookie that the response needs: a new peer, or a cookie that gets old."""
@@ -60,6 +60,8 @@ class Route:
     """Seconds without a byte once a connection was upgraded; 0: any."""
     retries: int = 2
     sticky: Sticky | None = None
+    refusal: Callable[[Refusal], Refusal] | None = None
+    """What a client is told instead of a refusal, where that is not the same."""
 
     def target(self, path: bytes) -> bytes:
         """The path and query that the peer is asked for."""
@@ -85,6 +87,12 @@ class Site:
     allow_connect: bool = False
 
 
+class Folder(Protocol):
+    """Names that no app has, see `services.hosts_http`."""
+
+    def find(self, name: str) -> tuple[Site, Route] | None: ...  # noqa: D102
+
+
 class Sites:
     """The routes of all requests, clear-text or behind TLS."""
 
@@ -95,9 +103,11 @@ class Sites:
         default: Site | None = None,
         *,
         check_sni: bool = True,
+        folder: Folder | None = None,
     ) -> None:
+        """`folder` serves clear-text requests for names that are not in `clear`, before `default` does."""
         self._secure, self._clear = NameTable(secure), NameTable(clear)
-        self._default, self._check_sni = default, check_sni
+        self._default, self._check_sni, self._folder = default, check_sni, folder
 
     def route(self, request: Request, arrival: Arrival, secure: bool) -> tuple[Site, Route, bytes | None]:
         """The site, the route, and the Host that is forced on the request if any.
@@ -110,9 +120,12 @@ class Sites:
             _check_names(site, name, arrival, self._secure)
         forced: bytes | None = None
         if site is None:
+            found = self._in_folder(request) if not secure and self._folder is not None else None
+            if found is not None:
+                return *found, None
             if secure or self._default is None:
                 raise UnknownHost(name or "no name")
-            site, forced = self._default, self._default.forced_host or None
+            site, forced, name = self._default, self._default.forced_host or None, None
         _check_request(site, request)
         if site.redirect_to and not secure:
             raise _redirect(site, request, name)
@@ -120,6 +133,17 @@ class Sites:
         if route is None:
             raise NoRoute(site.app)
         return site, route, forced
+
+    def _in_folder(self, request: Request) -> tuple[Site, Route] | None:
+        """One trailing dot is as good as none here (D-2): the folder has no names that differ in it."""
+        assert self._folder is not None
+        name = host_name(request.authority.partition(b":")[0].removesuffix(b"."))
+        found = self._folder.find(name) if name else None
+        if found is not None:
+            _check_request(found[0], request)
+            if request.path[:1] != b"/":
+                raise NoRoute(found[0].app)
+        return found
 
 
 def host_name(authority: bytes) -> str | None:
@@ -148,9 +172,11 @@ def _check_request(site: Site, request: Request) -> None:
         raise BadRequest("a path that servers disagree about")
 
 
-def _redirect(site: Site, request: Request, name: str | None) -> Redirect:
-    """To the same place in https: the requested name is one of the site's, or it would not be here."""
+def _redirect(site: Site, request: Request, name: str | None) -> Redirect | UnknownHost:
+    """To the same place in https; `name` is the requested one if it is the site's."""
     host = (name or "").encode("ascii") or site.forced_host
+    if not host:  # the default app, and it only has wildcards
+        return UnknownHost("no name to redirect to")
     port = b"" if site.redirect_to == 443 else b":%d" % site.redirect_to
     path = request.path if request.path[:1] == b"/" else b"/"
     return Redirect(301 if request.method in SAFE else 308, b"https://" + host + port + path)

@@ -72,7 +72,7 @@ class Pipes:
 
 
 class Pump:
-    """Bytes from `source` to `sink`; `moved` counts them. `stop` before either transport is closed.
+    """Bytes from `source` to `sink`; `moved` counts them. `stop` it when either transport goes.
 
     With a `limit` it takes no more than that many, stops itself then, and calls `done`.
     """
@@ -94,6 +94,11 @@ class Pump:
         self._held = 0
         self.moved = 0
         source.doRead = self._copy  # type: ignore[method-assign]
+
+    @property
+    def held(self) -> int:
+        """Bytes moved that the sink's socket has not taken yet."""
+        return self._held
 
     def stop(self) -> None:
         """Give the transports their own methods back and let go of the pipe."""

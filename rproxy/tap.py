@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,8 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The proxy that these options describe. Raises `ConfigError` or `StartError`, which print as text."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `Signals` takes it
     _raise_file_limit()
     gc.set_threshold(*RARELY)
     sink = _sink(options)
@@ -74,9 +78,11 @@ def service_from_file(path: str | os.PathLike[str], *, watch: bool = True, sink:
 
     from rproxy.assemble import ProxyService
     from rproxy.config.load import load
+    from rproxy.services.reload import fingerprint
 
     file = Path(path).absolute()
-    return ProxyService(reactor, load(path), sink or _to_log, file=file, watch=watch)
+    seen = fingerprint(file)
+    return ProxyService(reactor, load(path), sink or _to_log, file=file, seen=seen, watch=watch)
 
 
 def choose_reactor() -> None:

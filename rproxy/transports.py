@@ -122,6 +122,7 @@ class Outbound(EagerWrite):
         """Begin to connect; over loopback and unix sockets this mostly finishes here."""
         if self.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # word of dead peers
         code = self._connect()
         if code in PENDING:
             code = self._connect()  # asks: a neighbour on this machine has accepted by now

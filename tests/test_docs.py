@@ -148,7 +148,7 @@ def known_flags():
     told = [
         subprocess.run(words, capture_output=True, text=True, env=environment()).stdout for words in asked
     ]
-    others = {"--resolve", "--system", "--now", "--listen", "--path", "--check", "--strict"}
+    others = {"--resolve", "--cacert", "--system", "--now", "--listen", "--path", "--check", "--strict"}
     others |= {"--cases", "--targets", "--rounds", "--seconds"}  # bench.py's
     return set(re.findall(r"--[a-z][a-z-]*", "\n".join(told))) | others
 

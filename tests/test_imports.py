@@ -23,12 +23,12 @@ STAIRS: tuple[tuple[str, ...], ...] = (
     ("downstream",),
     ("services",),
     ("endpoints", "config"),
-    ("assemble", "assemble_http", "assemble_tls"),
+    ("assemble", "assemble_http", "assemble_parts", "assemble_tls"),
     ("tap",),
     ("command",),
 )
 """From the cellar to the roof: a module may import its own floor and those below."""
-KNOW_THE_FILE = {"assemble", "assemble_http", "assemble_tls", "tap", "command", "config"}
+KNOW_THE_FILE = {"assemble", "assemble_http", "assemble_parts", "assemble_tls", "tap", "command", "config"}
 KNOW_THE_REACTOR = {"tap", "command"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "core", "manager", "misc"}
 

@@ -14,6 +14,7 @@ from pathlib import Path as FilePath
 from typing import Final
 
 from rproxy.config.apps import L4, App, ReverseProxy, StreamUpstream, Tls, Upstream
+from rproxy.config.http import Tuned
 from rproxy.config.location import Location
 from rproxy.config.mistakes import Mistake, Path
 from rproxy.config.schema import Configuration
@@ -50,6 +51,16 @@ def _same_port(config: Configuration) -> Iterator[Found]:
             yield _found(("listen_tls", index), f"{quoted(text)} is already in listen", other=other)
 
 
+def _addresses_for_nothing(config: Configuration) -> Iterator[Found]:
+    if config.listen_port is not None or config.listen_port_tls is not None:
+        return
+    for key in ("listen_address_v4", "listen_address_v6", "listen_ipv6"):
+        if key in config.model_fields_set:
+            message = f"{key} is for listen_port and listen_port_tls, and neither is given"
+            hint = 'an endpoint has its own: "tcp:8443:interface=127.0.0.1"'
+            yield _found((key,), message, hint, about=(("listen_port",), ("listen_port_tls",)))
+
+
 def _redirect_port(config: Configuration) -> Iterator[Found]:
     if config.public_https_port is not None and not _encrypted(config):
         message = "public_https_port is given, but there is no TLS port to redirect to"
@@ -83,6 +94,7 @@ def _apps(config: Configuration) -> Iterator[Found]:
         yield from _reachable(config, app, path)
         yield from _redirects(config, app, path)
         yield from _cookie(app, path)
+        yield from _no_requests(app, path)
         if app.tls:
             yield from _certificate(config, app.tls, (*path, "tls"))
         if app.passthrough:
@@ -148,6 +160,15 @@ def _cookie(app: App, path: Path) -> Iterator[Found]:
         if entry.load_balance != "sticky" and "sticky_cookie" in entry.model_fields_set:
             about = (balanced, (*here, "load_balance"))
             yield _found((*here, "sticky_cookie"), message, hint, about=about, at_key=True)
+
+
+def _no_requests(app: App, path: Path) -> Iterator[Found]:
+    for key in () if app.reverse_proxy else _FOR_REQUESTS & app.model_fields_set:
+        message, entries = (
+            f"{key} is about requests, and this app has no reverse_proxy",
+            (*path, "reverse_proxy"),
+        )
+        yield _found((*path, key), message, "remove it", about=(entries,), at_key=True)
 
 
 def _logs(config: Configuration) -> Iterator[Found]:
@@ -320,11 +341,13 @@ def _encrypted(config: Configuration) -> bool:
 
 _CLEAR: Final[tuple[Path, ...]] = (("listen_port",), ("listen",))
 _ENCRYPTED: Final[tuple[Path, ...]] = (("listen_port_tls",), ("listen_tls",))
+_FOR_REQUESTS: Final = {*Tuned._fields, "request_headers", "response_headers"} - {"connect_timeout"}
 _SOURCES: Final = ("certificate files", "acme", "self_signed")
 
 CHECKS: Final[tuple[Callable[[Configuration], Iterator[Found]], ...]] = (
     _no_listener,
     _same_port,
+    _addresses_for_nothing,
     _redirect_port,
     _nothing_served,
     _names,

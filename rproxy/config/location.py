@@ -29,7 +29,6 @@ SERVER_ENDPOINTS: Final = (
     "unix",
     "systemd",
     "fd",
-    "haproxy",
     "acceptproxy",
     "stdio",
 )
@@ -101,6 +100,8 @@ def listener(value: object, base: Path) -> str:
         raise Wrong(f"{quoted(text)} looks like a host and a port, not like an endpoint", hint)
     if kind in ("tcp", "tcp6"):
         _check_port(text, rest.split(":"))
+    if kind == "haproxy":
+        raise Wrong(f"{quoted(text)}: Twisted's haproxy: hides the client", "use accept_proxy_protocol")
     if kind == "fd" and not re.fullmatch(r"\d{1,6}", rest, re.ASCII):
         raise Wrong(f"{quoted(text)}: expected the number of an open socket", 'write "fd:0"')
     if kind == "unix" and "=" not in first and "\\" not in rest:

@@ -28,6 +28,8 @@ MAX_BYTES: Final = 2**63 - 1
 """The largest size: what a file offset or a Content-Length can hold in every program."""
 MAX_COUNT: Final = 2**31 - 1
 """The largest count: what listen(2) and the other limits of the kernel hold in a C int."""
+MAX_PRINTED: Final = 10**30
+"""Python refuses to print an integer of more than 4300 digits; nobody needs thirty."""
 SHOWN: Final = 60
 """Characters of a wrong text that a message repeats."""
 
@@ -68,6 +70,8 @@ def describe(value: object) -> str:
             return str(value).lower()
         case str():
             return f"the text {quoted(value)}"
+        case int() if abs(value) > MAX_PRINTED:  # Python refuses to print the largest
+            return "a number beyond all use"
         case int() | float():
             return f"the number {str(value)[:SHOWN]}"
         case dict() | list() | tuple():

@@ -7,9 +7,12 @@ looked at now and then by one lazily set timer; nothing is created or timed per 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from fcntl import ioctl
 from http import HTTPStatus
+from termios import TIOCOUTQ
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory, IPushProducer
@@ -18,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadline, Deadlines
-from rproxy.errors import Redirect, Refusal, TooSlow
+from rproxy.errors import PeerTimeout, Redirect, Refusal, TooSlow
 from rproxy.exchange import Exchange
 from rproxy.interfaces import Arrival, arrival_of
 from rproxy.policy.forwarding import ClientFacts
@@ -127,6 +130,7 @@ class HttpServer(TwistedProtocol):
         self._out: list[Piece] = []
         self._chunked = self._keep = self._closing = self._full = False
         self._held = self._paused = self._input_ended = self._draining = self._in_turn = False
+        self._partial = False
         self._pump: Pump | None = None
         self._timer: Deadline | None = None
         self.since = factory.reactor.seconds()
@@ -156,6 +160,9 @@ class HttpServer(TwistedProtocol):
         """Twisted's call."""
         if self._closing:
             return
+        if self.tunnel is not None:
+            self.tunnel.dataReceived(data)
+            return
         self._progress += len(data)
         self._reader.receive(data)
         self._read()
@@ -184,9 +191,9 @@ class HttpServer(TwistedProtocol):
                 return False
             request = self._reader.read_head()
         except BadRequest as refusal:
-            self._request, self._id, self.since = None, "", self.reactor.seconds()
-            self.refuse(refusal, None)
-            self._factory.answers.served(self, None, None)
+            if not self._partial:
+                self.since = self.reactor.seconds()
+            self._refuse_unread(refusal)
             return False
         if request is None:
             return self._nothing_more()
@@ -194,12 +201,23 @@ class HttpServer(TwistedProtocol):
         return True
 
     def _nothing_more(self) -> bool:
-        if self._input_ended or (self._draining and self._reader.idle):
+        """No request is waiting; the time for its head begins with the head."""
+        idle = self._reader.idle
+        if self._input_ended or (self._draining and idle):
             self._close()
+        elif not idle and not self._partial:
+            self._partial, self.since = True, self.reactor.seconds()
         return False
+
+    def _refuse_unread(self, refusal: Refusal) -> None:
+        """Answer what never became a request."""
+        self._request, self._id, self.sent = None, "", 0
+        self.refuse(refusal, None)
+        self._factory.answers.served(self, None, None)
 
     def _begin(self, request: Request) -> None:
         self._request, self.since = request, self.reactor.seconds()
+        self._partial = False
         self._keep = request.keep_alive and not self._draining
         self.sent = self._body_bytes = 0
         self._id = ""
@@ -254,7 +272,8 @@ class HttpServer(TwistedProtocol):
             pairs = [*pairs, *framing_pairs(Framing.CHUNKED, 0)]
         elif framing is Framing.LENGTH:
             pairs = [*pairs, *framing_pairs(framing, length)]
-        if not self._reader.complete or self._input_ended:
+        last = self._draining or (self._input_ended and not self._reader.unread)
+        if last or not self._reader.complete:
             self._keep = False
         if not self._keep:
             pairs = [*pairs, CLOSE]
@@ -375,20 +394,22 @@ class HttpServer(TwistedProtocol):
         if from_client:
             upstream.transport.write(from_client)
         join_ends(self.tunnel, far, self._factory.pipes)
+        self._seen = -1
         if self._paused:
             self.transport.resumeProducing()
+        if self._input_ended:
+            self.tunnel.readConnectionLost()
 
     def _close(self) -> None:
         """Send what is waiting, then close; a client that still sends is listened to for a moment."""
         if self._closing:
             return
         self._closing = True
-        self._stop_looking()
         out, self._out = self._out, []
         if out:
-            self.transport.write(b"".join(out))
+            self._write(b"".join(out))
         self.transport.unregisterProducer()
-        if self._reader.unread or not self._reader.complete:
+        if not self._input_ended and (self._reader.unread or not self._reader.complete):
             self._linger()
         else:
             self.transport.loseConnection()
@@ -403,7 +424,16 @@ class HttpServer(TwistedProtocol):
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
-        self._timer = self._factory.deadlines.after(LINGER, self.abort)
+        self._stop_looking()
+        self._timer = self._factory.deadlines.after(LINGER, self._stop_lingering)
+
+    def _stop_lingering(self) -> None:
+        """Enough, unless the answer is still on its way to a slow client."""
+        self._timer = None
+        if not _unsent(self.transport) or self._is_stuck(self.reactor.seconds()):
+            self.abort()
+        else:
+            self._timer = self._factory.deadlines.after(LINGER, self._stop_lingering)
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -431,14 +461,15 @@ class HttpServer(TwistedProtocol):
             self._look_at_tunnel(now)
         elif self._exchange is not None:
             self._look_at_exchange(self._exchange, now)
-        elif self._reader.idle:
-            if now - self.since >= self._limits.keep_alive:
-                self._close()
-        elif now - self.since >= self._limits.head:
-            self._request = None
-            self.refuse(TooSlow("the request's head took too long"), None)
-            self._factory.answers.served(self, None, None)
-        if not self._closing and self._timer is None:
+        elif self._closing or self._full:
+            if self._is_stuck(now):
+                self.abort()
+        elif self._partial:
+            if now - self.since >= self._limits.head:
+                self._refuse_unread(TooSlow("the request's head took too long"))
+        elif now - self.since >= self._limits.keep_alive:
+            self._close()
+        if self._timer is None and self.connected:
             self._look_later()
 
     def _look_at_tunnel(self, now: float) -> None:
@@ -451,13 +482,25 @@ class HttpServer(TwistedProtocol):
     def _look_at_exchange(self, exchange: Exchange, now: float) -> None:
         if exchange.overdue(now):
             return
-        progress = self._progress + (self._pump.moved if self._pump is not None else 0)
-        waiting, route = exchange.waiting_for_peer, exchange.route
-        patience = route.body_timeout if route is not None else self._limits.body
-        if self._stalled(progress, now, patience) and not waiting:
-            exchange.refuse(TooSlow("no byte of the body came"))
+        waiting = exchange.waiting_for_peer
+        if self._is_stuck(now) and not waiting:
+            exchange.refuse(self._who_is_stuck(exchange))
         elif not self._reader.complete and not self._held and self._too_slow_body(now):
             exchange.refuse(TooSlow("the body came too slowly"))
+
+    def _who_is_stuck(self, exchange: Exchange) -> Refusal:
+        """Of the two: a client that sends nothing or takes nothing, or a peer that does so."""
+        if _unsent(self.transport) if exchange.responded else not self._held:
+            return TooSlow("the client neither sent nor took a byte")
+        return PeerTimeout("the peer neither sent nor took a byte")
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether no byte has come from the client, or arrived at it, for too long."""
+        pump = self._pump
+        moved = pump.moved - pump.held if pump is not None else 0
+        route = self._exchange.route if self._exchange is not None else None
+        patience = route.body_timeout if route is not None else self._limits.body
+        return self._stalled(self._progress + moved - _unsent(self.transport), now, patience)
 
     def _stalled(self, progress: int, now: float, limit: float) -> bool:
         if progress != self._seen:
@@ -465,7 +508,9 @@ class HttpServer(TwistedProtocol):
         return limit > 0 and now - self._seen_at >= limit
 
     def _too_slow_body(self, now: float) -> bool:
-        limits, spent = self._limits, now - self.since
+        limits, spent, request = self._limits, now - self.since, self._request
+        if request is not None and request.expects_continue and not self._body_bytes:
+            return False  # the peer has not asked for it
         return (
             limits.min_rate > 0 and spent > limits.rate_grace and self._body_bytes < limits.min_rate * spent
         )
@@ -475,16 +520,18 @@ class HttpServer(TwistedProtocol):
         self._input_ended = True
         if self.tunnel is not None:
             self.tunnel.readConnectionLost()
-        elif self._exchange is None or not self._reader.complete:
+        elif self._closing or (self._exchange is not None and not self._reader.complete):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+        elif self._exchange is None and not self._full:
+            self._close()
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Twisted's call."""
-        self._closing = True
+        self._closing, self.connected = True, 0
         self._stop_looking()
         self._stop_pump()
         if self.tunnel is not None:
@@ -508,3 +555,15 @@ class HttpServer(TwistedProtocol):
 
     def stopProducing(self) -> None:
         """The transport's call when it is lost; `connectionLost` follows."""
+
+
+def _unsent(transport: Any) -> int:
+    """Bytes that the client has not acknowledged, in our queue and in the kernel's."""
+    below = getattr(transport, "transport", transport)  # TLS's own transport
+    queued = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
+    in_kernel = array("i", [0])
+    try:
+        ioctl(below.getHandle(), TIOCOUTQ, in_kernel)
+    except (AttributeError, OSError, ValueError):  # not a socket, or closed
+        in_kernel[0] = 0
+    return queued + int(getattr(below, "_tempDataLen", 0)) + in_kernel[0]

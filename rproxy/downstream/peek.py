@@ -2,8 +2,8 @@
 
 `PeekFactory` serves any Twisted endpoint. It admits, reads a PROXY header where one may come,
 reads the ClientHello, asks the routing, and becomes the route's protocol: from then on every
-call goes straight there, with the bytes that were read replayed first. Here and in `exchange`
-every `Refusal` ends.
+call goes straight there, with the bytes that were read replayed first. A `Refusal` from here
+on the way to a route ends here.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Peek(TwistedProtocol):
 
     def __init__(self, factory: PeekFactory, peer: Address, lease: Lease) -> None:
         self._factory, self._peer, self._lease = factory, peer, lease
-        self._options = factory.options
+        self._options, self._clear = factory.options, factory.clear
         self._reader = HelloReader(self._options.max_hello)
         self._arrival: Arrival | None = None
         self._started = factory.reactor.seconds()
@@ -164,12 +164,12 @@ class Peek(TwistedProtocol):
             self._await_hello()
 
     def _await_hello(self) -> None:
-        if self._factory.clear is None:
+        if self._clear is None:
             self._expect(self._options.hello_timeout)
         else:
             assert self._arrival is not None
             try:
-                self._hand_over(self._factory.clear, self._arrival)
+                self._hand_over(self._clear, self._arrival)
             except TooMany as refusal:  # nobody above would end it when it is the first thing that happens
                 self._refuse(refusal)
 
@@ -251,7 +251,7 @@ class Peek(TwistedProtocol):
         """Answer, write it down, and keep reading for a moment so that the answer arrives."""
         self._stop_clock()
         self._refused = True
-        answer = _answer(refusal, sent_by_client) if self._factory.clear is None else b""
+        answer = _answer(refusal, sent_by_client) if self._clear is None else b""
         self._journal(refusal.reason, sent=len(answer))
         if not answer:
             self.transport.loseConnection()

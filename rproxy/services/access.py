@@ -21,6 +21,9 @@ from rproxy.wire.address import Address, Inet
 
 log = Logger()
 
+MOST_SHOWN = 256
+"""Bytes of an unusable name that are written: a real one has 253, a hello has room for 60,000."""
+
 _UNSAFE = re.compile(r"[^!#-\[\]-~]")
 
 
@@ -69,7 +72,7 @@ def _name(arrival: Arrival) -> str:
     hello = arrival.hello
     if hello is None:
         return "-"
-    return hello.server_name or escaped(hello.unusable_name.decode("latin-1")) or "-"
+    return hello.server_name or escaped(hello.unusable_name[:MOST_SHOWN].decode("latin-1")) or "-"
 
 
 def escaped(text: str) -> str:

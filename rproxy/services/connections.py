@@ -11,6 +11,9 @@ from twisted.internet.interfaces import IReactorTime
 class Alive(Protocol):
     """An accepted connection."""
 
+    def drain(self) -> None:
+        """Begin nothing new; end as soon as what is under way is over."""
+
     def abort(self) -> None:
         """Cut it off; its `connectionLost` follows."""
 
@@ -45,6 +48,8 @@ class Connections:
             return empty
         drained: Deferred[bool] = Deferred()
         self._empty = drained
+        for connection in list(self._alive):
+            connection.drain()
         timer: Any = clock.callLater(seconds, self.abort_all)
 
         def done(clean: bool) -> bool:

@@ -163,7 +163,9 @@ class _Answering(Protocol):
         return head.encode() + body
 
     def _seen_client(self) -> str:
-        header = self._header
+        header, forwarded = self._header, self._field("x-forwarded-for")
+        if header is None and forwarded:
+            return f"{forwarded} (X-Forwarded-For)"
         if header is None:
             return f"{self._client} (no PROXY header)"
         if header.source is None:
@@ -173,18 +175,20 @@ class _Answering(Protocol):
     def _seen(self) -> tuple[str, str]:
         connection = getattr(self.transport, "_tlsConnection", None)
         if connection is None:
-            return self._host(), "clear text"
+            asked = self._field("x-forwarded-proto")
+            return self._field("host") or "-", f"clear text, after {asked}" if asked else "clear text"
         name = connection.get_servername() or b"-"
         return name.decode(
             "ascii", "backslashreplace"
         ), f"{connection.get_protocol_version_name()} from end to end"
 
-    def _host(self) -> str:
+    def _field(self, name: str) -> str:
+        """The first header field of that name, in lower case; empty without one."""
         for line in self._head.split(b"\n")[1:]:
             field, _, value = line.partition(b":")
-            if field.strip().lower() == b"host":
+            if field.strip().lower() == name.encode():
                 return value.strip().decode("ascii", "backslashreplace")
-        return "-"
+        return ""
 
 
 def _certificate() -> Any:

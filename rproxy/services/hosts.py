@@ -52,13 +52,9 @@ class HostsFolder:
 
     def find(self, name: str) -> IProtocolFactory | None:
         """The route for this canonical name, or None when there is no directory for it."""
-        folder = self._directory / (hashed(name) if self._hash_names else name)
-        try:
-            os.stat(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        folder = folder_of(self._directory, name, self._hash_names)
+        if folder is None:
             return None
-        except OSError:  # not ours to read, or a name too long for the filesystem: connecting will tell
-            pass
         return HostRoute(
             folder,
             self._reactor,
@@ -68,6 +64,18 @@ class HostsFolder:
             connect_timeout=self._connect_timeout,
             idle_timeout=self._idle_timeout,
         )
+
+
+def folder_of(directory: Path, name: str, hash_names: bool) -> Path | None:
+    """The directory of this canonical name; None if there is none."""
+    folder = directory / (hashed(name) if hash_names else name)
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:  # not ours to read, or a name too long for the filesystem: connecting will tell
+        pass
+    return folder
 
 
 class HostRoute(RelayFactory):
@@ -84,7 +92,8 @@ class HostRoute(RelayFactory):
     ) -> None:
         self._folder = folder
         path = os.fspath(folder / "tls-socket")
-        peer = Peer(f"unix:{path}", fixed=[(socket.AF_UNIX, path)])
+        # It lives for one connection: that it fails says nothing about the next, and is no news.
+        peer = Peer(f"unix:{path}", fixed=[(socket.AF_UNIX, path)], max_fails=0)
         super().__init__(reactor, "hosts", Group([peer], InOrder()), journal, pipes, deadlines, **timeouts)
 
     def preamble(self, arrival: Arrival, transport: Any) -> bytes:

@@ -40,11 +40,11 @@ class Limits:
 
     def admit_client(self, client: Address, lease: Lease) -> None:
         """Take a place among this client's connections; an IPv6 client is its /64. Raises `TooMany`."""
-        if not self.max_clients_per_ip or not isinstance(client, Inet):
+        if not isinstance(client, Inet):
             return
         key = _client_key(client.host)
-        count = self._per_client.get(key, 0)
-        if count >= self.max_clients_per_ip:
+        count = self._per_client.get(key, 0)  # counted without a limit too: a reload may set one
+        if 0 < self.max_clients_per_ip <= count:
             self._refuse("max_clients_per_ip", self.max_clients_per_ip)
         self._per_client[key] = count + 1
         lease.add(lambda: self._client_leaves(key))

@@ -17,7 +17,6 @@ from twisted.application.service import Service
 from twisted.internet import address, tcp
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,8 +33,6 @@ MOST_QUEUED = 65536
 PAUSE = 0.1
 """Seconds for which a port stops accepting when the machine has no room for another connection."""
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-NO_ENDPOINT = (OSError, ValueError, TypeError, LookupError, ImportError, CannotListenError)
-"""What an endpoint string that cannot be used raises: Twisted's parsers let their own mistakes through."""
 
 
 class PatientPort(tcp.Port):
@@ -46,6 +43,13 @@ class PatientPort(tcp.Port):
     reactor: Any
     _short = False
     _batch = ACCEPTS
+
+    def createInternetSocket(self) -> socket.socket:
+        """As Twisted's; an IPv6 port takes IPv6 only, so that it can stand beside the IPv4 one (R-G-3)."""
+        made: socket.socket = super().createInternetSocket()
+        if self.addressFamily == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return made
 
     def startListening(self) -> None:
         """As Twisted's, then sets what accepted sockets inherit: no delay, and word of dead clients."""
@@ -168,7 +172,7 @@ class Listeners(Service):
         problems = self._open(self._wanted)
         if problems:
             self._close(list(self._ports))
-            raise StartError("\n".join(problems))
+            raise StartError("\n".join(problem.text for problem in problems))
 
     def startService(self) -> None:
         """Twisted's call; ports are open already unless nobody made the privileged call."""
@@ -185,33 +189,38 @@ class Listeners(Service):
     def change(self, wanted: Sequence[Wanted]) -> None:
         """Open what is new and close what is gone; what stays is not touched.
 
-        Raises `StartError`, with nothing changed, when something cannot be opened. Only where
-        old listeners go at the same time, whose very address a new one may need, it is tried
-        again once they are closed, and what fails then is logged.
+        Raises `StartError`, with nothing changed, when something cannot be opened. Only where an
+        address is taken, and old listeners go at the same time which may be those that have it,
+        it is tried again once they are closed, and what fails then is logged.
         """
         names = {listener.name for listener in wanted}
         gone = [name for name in self._ports if name not in names]
         fresh = [listener for listener in wanted if listener.name not in self._ports]
         problems = self._open(fresh)
-        if problems and not gone:
+        if problems and not (gone and all(problem.taken for problem in problems)):
             self._close([listener.name for listener in fresh if listener.name in self._ports])
-            raise StartError("\n".join(problems))
+            raise StartError("\n".join(problem.text for problem in problems))
+        for name in gone:
+            if name.startswith("fd:"):
+                log.warn("{name} is closed, but the kernel queues connections to it until a stop", name=name)
         self._wanted = tuple(wanted)
         closed = self._close(gone)
         if problems:
             closed.addCallback(lambda _: self._open_late(fresh))
 
     def _open_late(self, wanted: Sequence[Wanted]) -> None:
+        if not self.running:  # a stop has come in between
+            return
         for problem in self._open([listener for listener in wanted if listener.name not in self._ports]):
-            log.error("{problem}", problem=problem)
+            log.error("{problem}", problem=problem.text)
 
-    def _open(self, wanted: Sequence[Wanted]) -> list[str]:
+    def _open(self, wanted: Sequence[Wanted]) -> list[Problem]:
         problems = []
         for listener in wanted:
             try:
                 self._ports[listener.name] = self._listen(listener)
-            except NO_ENDPOINT as problem:
-                problems.append(f"cannot listen on {listener.name}: {_explain(problem)}")
+            except Exception as problem:  # endpoints are plugins: what they raise for a mistake is theirs
+                problems.append(_explain(listener.name, problem))
         return problems
 
     def _listen(self, listener: Wanted) -> Any:
@@ -258,12 +267,20 @@ def _let_go(inherited: Sequence[int]) -> None:
     os.close(nothing)
 
 
-def _explain(problem: Exception) -> str:
+class Problem(NamedTuple):
+    """Why a listener could not be opened, and whether somebody else has its address."""
+
+    text: str
+    taken: bool
+
+
+def _explain(name: str, problem: Exception) -> Problem:
     """The cause, and what to do about it."""
     cause = getattr(problem, "socketError", problem)
     number = getattr(cause, "errno", None)
-    text = os.strerror(number) if number else str(cause)
-    return f"{text}. {HINTS[number]}" if number in HINTS else text
+    text = os.strerror(number) if number else str(cause) or type(cause).__name__
+    hint = f". {HINTS[number]}" if number in HINTS else ""
+    return Problem(f"cannot listen on {name}: {text}{hint}", number == errno.EADDRINUSE)
 
 
 HINTS = {

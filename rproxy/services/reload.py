@@ -23,6 +23,8 @@ LOOK_EVERY = 2.0
 SETTLE = 0.2
 """Seconds to wait after a sign of change: an editor writes in several steps."""
 
+PATIENCE = 1.0
+"""Seconds after the first sign at which it is looked whatever comes: a busy neighbour must not put it off."""
 SIGNS = 0x004 | 0x008 | 0x080 | 0x100 | 0x200
 """inotify(7): ATTRIB, CLOSE_WRITE, MOVED_TO, CREATE, DELETE; not MODIFY, which a log beside it fires."""
 
@@ -30,14 +32,20 @@ Fingerprint = tuple[int, ...]
 
 
 class Watch(Service):
-    """Calls `changed` when the file's content may have changed, never twice for one state of the file."""
+    """Calls `changed` when the file's content may have changed, never twice for one state of the file.
+
+    `seen` is its fingerprint from before it was read: what is saved meanwhile must not be missed.
+    """
 
     name = "config watch"
 
-    def __init__(self, reactor: Any, path: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, reactor: Any, path: Path, changed: Callable[[], None], seen: Fingerprint | None = None
+    ) -> None:
         self._reactor, self._path, self._changed = reactor, path, changed
-        self._seen = fingerprint(path)
+        self._seen = fingerprint(path) if seen is None else seen
         self._timer: Any = None
+        self._latest = 0.0
         self._notifier: Any = None
 
     def startService(self) -> None:
@@ -61,6 +69,7 @@ class Watch(Service):
 
     def _look_in(self, seconds: float) -> None:
         self._timer = self._reactor.callLater(seconds, self._look)
+        self._latest = self._reactor.seconds() + seconds
 
     def _look(self) -> None:
         now = fingerprint(self._path)
@@ -91,7 +100,9 @@ class Watch(Service):
 
     def _sign(self, ignored: Any, where: Any, mask: int) -> None:
         if self.running and self._timer.active():
-            self._timer.reset(min(SETTLE, LOOK_EVERY))
+            now = self._reactor.seconds()
+            self._latest = min(self._latest, now + PATIENCE)
+            self._timer.reset(max(0.0, min(SETTLE, self._latest - now)))
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -100,4 +111,4 @@ def fingerprint(path: Path) -> Fingerprint:
         state = os.stat(path)
     except OSError:
         return ()
-    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size

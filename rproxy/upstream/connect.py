@@ -23,6 +23,8 @@ from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
 from rproxy.transports import Outbound
 from rproxy.upstream.peer import Group, Peer, Target
 
+OUR_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+"""Errors that say nothing about the peer: this process or machine has no room for a connection."""
 SEARCH = 3
 """A search may last this many connect time-outs in all, however many addresses there are."""
 BACKLOG_FULL = 0.02
@@ -41,6 +43,7 @@ class Dial:
         "_build",
         "_client",
         "_deadline",
+        "_full_since",
         "_group",
         "_most",
         "_outbound",
@@ -76,6 +79,7 @@ class Dial:
         self._peer: Peer | None = None
         self._outbound: Outbound | None = None
         self._waiting: Any = None
+        self._full_since: float | None = None
         self._timer: Any = None
         self._deadline = 0.0
 
@@ -163,11 +167,19 @@ class Dial:
         if not code:
             outbound.serve(self._connected())
         elif code == errno.EAGAIN and outbound.family == socket.AF_UNIX:
-            self._refusal = PeerTimeout("its backlog is full", code)
-            self._targets.insert(0, (outbound.family, outbound.target))
-            self._timer = self._reactor.callLater(BACKLOG_FULL, self._again)
+            self._ask_again(outbound)
         else:
             self._attempt_failed(code)
+
+    def _ask_again(self, outbound: Outbound) -> None:
+        """The same unix socket once more, soon, until its time is over."""
+        now = self._reactor.seconds()
+        self._full_since = now if self._full_since is None else self._full_since
+        if now - self._full_since >= self._timeout:
+            self._attempt_failed(errno.ETIMEDOUT)
+            return
+        self._targets.insert(0, (outbound.family, outbound.target))
+        self._timer = self._reactor.callLater(BACKLOG_FULL, self._again)
 
     def _again(self) -> None:
         self._timer = None
@@ -190,6 +202,7 @@ class Dial:
     def _attempt_failed(self, code: int) -> None:
         timed_out = code == errno.ETIMEDOUT
         why = "connecting took too long" if timed_out else os.strerror(code)
+        self._full_since = None
         self._refusal = (PeerTimeout if timed_out else PeerUnreachable)(why, code)
         self._next_target()
 
@@ -201,7 +214,8 @@ class Dial:
         peer, self._peer = self._peer, None
         assert peer is not None
         peer.open -= 1
-        peer.failed(self._reactor.seconds(), str(self._refusal))
+        if not isinstance(self._refusal, PeerUnreachable) or self._refusal.code not in OUR_SHORTAGE:
+            peer.failed(self._reactor.seconds(), str(self._refusal))
         # In a turn of its own: a hundred peers that refuse at once must not nest a hundred calls deep.
         self._timer = self._reactor.callLater(0, self._next_peer)
 

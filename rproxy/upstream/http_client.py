@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
-from rproxy.upstream.peer import Peer, Target
+from rproxy.upstream.peer import NEVER, Peer, Target
 from rproxy.upstream.resolve import Names
 from rproxy.wire.http1 import ResponseReader
 from rproxy.wire.message import BadResponse, Headers, Piece, Response
@@ -93,6 +93,14 @@ class HttpPeer(Peer):
         """A kept connection, the one used last: the others get a chance to grow old."""
         return self.idle.pop() if self.idle else None
 
+    def succeeded(self) -> None:
+        """That it accepts connections says little of a server that fails to answer; see `answered`."""
+
+    def answered(self, now: float) -> None:
+        """Note a response; once the peer's time of being left out is over it is trusted again."""
+        if NEVER < self.down_until <= now:
+            super().succeeded()
+
     def put_idle(self, connection: HttpClient, clock: Any) -> bool:
         """Keep a connection for the next request; False when there are enough of them."""
         if len(self.idle) >= self.keep:
@@ -107,6 +115,11 @@ class HttpPeer(Peer):
         """Close what nobody has asked since then."""
         for connection in [one for one in self.idle if one.since <= unused_since]:
             connection.close()
+
+    def forget(self) -> None:
+        """No route leads here any more: nothing is kept from now on."""
+        self.keep = 0
+        self.close_idle(float("inf"))
 
     def _sweep_later(self, clock: Any) -> None:
         self._sweeping = True
@@ -189,7 +202,7 @@ class HttpClient(TwistedProtocol):
 
     def close(self) -> None:
         """Close, asked or not; nothing more is told. What nobody waits for ends without a reset."""
-        busy = self._asking is not None or self._more or getattr(self.transport, "dataBuffer", b"")
+        busy = self._asking is not None or self._more or bool(getattr(self.transport, "dataBuffer", b""))
         self._asking = None
         if self in self.peer.idle:
             self.peer.idle.remove(self)

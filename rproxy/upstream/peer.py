@@ -21,6 +21,7 @@ log = Logger()
 
 DOWN_FOR = 10.0
 """Seconds for which a peer that refused is only tried when no other is left; nginx's fail_timeout."""
+NEVER = float("-inf")
 
 Target = tuple[int, Any]
 """An address family and what `connect` takes for it."""
@@ -31,12 +32,17 @@ class Peer:
 
     __slots__ = (
         "_cached",
+        "_fails",
+        "_fails_since",
         "_fixed",
         "_host",
         "_names",
         "_port",
         "down_until",
         "endpoint",
+        "fail_timeout",
+        "healthy",
+        "max_fails",
         "name",
         "open",
         "weight",
@@ -52,10 +58,17 @@ class Peer:
         names: Names | None = None,
         endpoint: IStreamClientEndpoint | None = None,
         weight: int = 1,
+        max_fails: int = 1,
+        fail_timeout: float = DOWN_FOR,
     ) -> None:
+        """After `max_fails` failures within `fail_timeout` seconds it is down for so long; 0: never."""
         self.name, self.weight, self.endpoint = name, weight, endpoint
+        self.max_fails, self.fail_timeout = max_fails, fail_timeout
         self.open = 0
-        self.down_until = float("-inf")
+        self.healthy = True
+        """What `upstream.health` knows; True where nobody looks."""
+        self.down_until = NEVER
+        self._fails, self._fails_since = 0, NEVER
         self._fixed = tuple(fixed)
         self._host, self._port, self._names = host, port, names
         self._cached: tuple[tuple[str, ...], tuple[Target, ...]] = ((), ())
@@ -80,16 +93,21 @@ class Peer:
         return self._names.first(self._host)
 
     def failed(self, now: float, why: str) -> None:
-        """Note that no connection could be made; logged when it is news."""
-        if self.down_until == float("-inf"):
-            log.warn("peer {peer} is unreachable: {why}", peer=self.name, why=why)
-        self.down_until = now + DOWN_FOR
+        """Note that it did not accept, or gave no proper answer; logged when that takes it down."""
+        if now - self._fails_since > self.fail_timeout:
+            self._fails, self._fails_since = 0, now
+        self._fails += 1
+        if 0 < self.max_fails <= self._fails:
+            if self.down_until == NEVER:
+                log.warn("peer {peer} is down: {why}", peer=self.name, why=why)
+            self.down_until = now + self.fail_timeout
 
     def succeeded(self) -> None:
         """Note that a connection was made; logged when it is news."""
-        if self.down_until != float("-inf"):
-            log.info("peer {peer} is reachable again", peer=self.name)
-            self.down_until = float("-inf")
+        if self.down_until != NEVER:
+            log.info("peer {peer} is up again", peer=self.name)
+            self.down_until = NEVER
+            self._fails, self._fails_since = 0, NEVER
 
 
 class Group:
@@ -102,11 +120,17 @@ class Group:
         self._balancer = balancer
 
     def pick(self, client: str, tried: Sequence[Peer], now: float) -> Peer | None:
-        """The next peer to try, or None when all have been; one known to be down only as a last resort."""
+        """The next peer to try, or None when all have been; one known to be down only as a last resort.
+
+        Where all are unhealthy, they are picked from as if all were healthy.
+        """
         if len(self.peers) == 1:
             return None if tried else self.peers[0]
         untried = [peer for peer in self.peers if peer not in tried]
-        candidates = [peer for peer in untried if peer.down_until <= now] or untried
+        candidates = [peer for peer in untried if peer.healthy and peer.down_until <= now]
+        if not candidates:
+            well = [peer for peer in untried if peer.healthy] or untried
+            candidates = [peer for peer in well if peer.down_until <= now] or well
         return self._balancer.pick(candidates, client) if candidates else None
 
 

@@ -277,3 +277,14 @@ def test_ignoring_sni_is_said_once():
     assert found("ignore_sni_consistency = true\nlisten_port = 80", app(PROXY), old) == [
         ("experimental.ignore_sni_consistency", "ignore_sni_consistency says the same, line 1")
     ]
+
+
+@pytest.mark.parametrize(
+    "line", ["response_timeout = 1", "retries = 0", "keepalive = 1", "request_headers.remove = 'a'"]
+)
+def test_what_is_about_requests_where_there_are_none(line):
+    key = line.split()[0].split(".")[0]
+    message = f"{key} is about requests, and this app has no reverse_proxy"
+    assert found("listen_port_tls = 1", app(line, STREAM)) == [(f"apps.site.{key}", message)]
+    assert found("listen_port_tls = 1", app("connect_timeout = 1", STREAM)) == []
+    assert found("listen_port = 1\nlisten_port_tls = 2", app(line, STREAM, PROXY)) == []

@@ -13,8 +13,11 @@ class Alive:
     """A connection that ends a turn after it was cut off, as transports do."""
 
     def __init__(self, connections: Connections, clock: Clock) -> None:
-        self.connections, self.clock, self.aborted = connections, clock, 0
+        self.connections, self.clock, self.aborted, self.drained = connections, clock, 0, 0
         connections.add(self)
+
+    def drain(self) -> None:
+        self.drained += 1
 
     def abort(self) -> None:
         self.aborted += 1
@@ -48,6 +51,20 @@ def test_it_waits_for_the_last_one() -> None:
     it.live[1].end()
     assert it.outcome == []
     it.live[2].end()
+    assert (it.outcome, it.clock.getDelayedCalls()) == ([True], [])
+
+
+def test_all_are_told_to_begin_nothing_new() -> None:
+    it = Setup(2)
+    it.drain()
+    assert [one.drained for one in it.live] == [1, 1]
+
+
+def test_one_that_ends_when_it_is_told_needs_no_more_time() -> None:
+    it = Setup(2)
+    it.live[0].drain = it.live[0].end  # type: ignore[method-assign]
+    it.live[1].drain = it.live[1].end  # type: ignore[method-assign]
+    it.drain()
     assert (it.outcome, it.clock.getDelayedCalls()) == ([True], [])
 
 

@@ -56,6 +56,13 @@ def shown(answer: str, field: str) -> str:
     return line.split(maxsplit=1)[1]
 
 
+def test_behind_http_it_shows_what_the_forwarding_fields_say(visit: Visit) -> None:
+    fields = b"Host: a.localhost\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\r\n"
+    answer = visit.send(b"GET / HTTP/1.1\r\n" + fields)
+    assert shown(answer, "client") == "192.0.2.7 (X-Forwarded-For)"
+    assert shown(answer, "protocol") == "clear text, after https"
+
+
 def test_it_answers_what_it_saw(visit: Visit) -> None:
     answer = visit.send(REQUEST)
     head, body = answer.split("\r\n\r\n")

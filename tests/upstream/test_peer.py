@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import DOWN_FOR, Group, Peer, target_of
 from tests.fakes import LogLines
 
@@ -125,6 +126,60 @@ def test_only_news_is_logged() -> None:
         peer.succeeded()
         peer.succeeded()
     assert log.texts("rproxy.upstream.peer") == [
-        "peer 10.0.0.1:443 is unreachable: Connection refused",
-        "peer 10.0.0.1:443 is reachable again",
+        "peer 10.0.0.1:443 is down: Connection refused",
+        "peer 10.0.0.1:443 is up again",
     ]
+
+
+def test_so_many_failures_within_the_time_take_a_peer_down() -> None:
+    peer = Peer("a", max_fails=3, fail_timeout=30.0)
+    for now in (0.0, 10.0):
+        peer.failed(now, "refused")
+    assert peer.down_until < 0
+    peer.failed(29.0, "refused")
+    assert peer.down_until == 59.0
+
+
+def test_failures_that_are_long_ago_do_not_count() -> None:
+    peer = Peer("a", max_fails=2, fail_timeout=5.0)
+    for now in (0.0, 6.0, 12.0):
+        peer.failed(now, "refused")
+    assert peer.down_until < 0
+
+
+def test_a_peer_without_a_limit_is_never_down() -> None:
+    peer = Peer("a", max_fails=0)
+    with LogLines() as log:
+        for _ in range(9):
+            peer.failed(0.0, "refused")
+    assert peer.down_until < 0
+    assert log.texts("rproxy.upstream.peer") == []
+
+
+def test_unhealthy_peers_are_left_out() -> None:
+    group, balancer, peers = three()
+    peers[1].healthy = False
+    peers[2].failed(0.0, "refused")
+    group.pick("", [], 0.0)
+    peers[0].healthy = False
+    group.pick("", [], 0.0)
+    assert balancer.shown == [["a"], ["c"]], "one that is down goes before one that is unhealthy"
+
+
+def test_where_all_are_unhealthy_they_are_picked_from_as_if_none_were() -> None:
+    group, balancer, peers = three()
+    for peer in peers:
+        peer.healthy = False
+    peers[1].failed(0.0, "refused")
+    group.pick("", [], 0.0)
+    assert balancer.shown == [["a", "c"]]
+
+
+def test_an_http_peer_is_trusted_again_by_a_response_once_its_time_is_over() -> None:
+    peer = HttpPeer("a", authority=b"a", fail_timeout=10.0)
+    peer.failed(0.0, "it did not answer in time")
+    peer.succeeded()
+    peer.answered(9.0)
+    assert peer.down_until == 10.0, "accepting is no answer, and others may have been asked before"
+    peer.answered(10.0)
+    assert peer.down_until < 0
