@@ -233,7 +233,8 @@ def wanted(config: Configuration) -> list[Wanted]:
     if config.listen_port_tls is not None:
         names += [_tcp(config.listen_port_tls, address) for address in config.listen_addresses]
     names += sorted(clear_names(config))
-    return [Wanted(name, config.tcp_listen_backlog) for name in dict.fromkeys(names)]
+    written = {*config.listen, *config.listen_tls}
+    return [Wanted(name, config.tcp_listen_backlog, name not in written) for name in dict.fromkeys(names)]
 
 
 def clear_names(config: Configuration) -> set[str]:

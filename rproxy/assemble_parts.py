@@ -145,7 +145,8 @@ class Parts:
             endpoint: IStreamClientEndpoint = clientFromString(self.reactor, where.endpoint)
             return endpoint
         except Exception as problem:  # endpoints are plugins: what they raise for a mistake is theirs
-            raise StartError(f'app {app}: Twisted cannot use the endpoint "{where.text}": {problem}')
+            why = str(getattr(problem, "originalException", problem)) or type(problem).__name__
+            raise StartError(f'app {app}: Twisted cannot use the endpoint "{where.text}": {why}')
 
     def _demo_target(self) -> Target:
         if self._demo is None:

@@ -121,6 +121,16 @@ async def test_each_name_goes_where_the_file_says(proxy: Proxy) -> None:
 
 
 @ensureDeferred
+async def test_ipv6_is_served_beside_ipv4(proxy: Proxy) -> None:
+    proxy.start(proxy.app("one", "a.example", 0), top="listen_ipv6 = true\n")
+    assert await proxy.reaches("a.example") == 0
+    six = Wire(socket.create_connection(("::1", proxy.port), timeout=2))
+    proxy.wires.append(six)
+    await six.send(hello_bytes("a.example"))
+    proxy.wires.append(await proxy.backends[0].accept())
+
+
+@ensureDeferred
 async def test_an_unknown_name_gets_its_alert_and_a_line(proxy: Proxy) -> None:
     proxy.start(proxy.app("one", "a.example", 0))
     assert await proxy.reaches("b.example") == ALERT_UNKNOWN
@@ -216,6 +226,91 @@ async def test_a_taken_port_refuses_the_reload_as_a_whole(proxy: Proxy) -> None:
 
 
 @ensureDeferred
+@pytest.mark.parametrize(
+    ("listener", "said"),
+    [
+        ("tcp:PORT:interface=203.0.113.1", "Cannot assign requested address"),
+        ("tcp:PORT:intreface=127.0.0.1", "intreface"),
+    ],
+)
+async def test_a_mistake_in_the_place_of_the_only_listener_refuses_the_reload(
+    proxy: Proxy, listener: str, said: str
+) -> None:
+    proxy.start(proxy.app("one", "a.example", 0))
+    before = proxy.service.listeners.ports
+    listener = listener.replace("PORT", str(proxy.port))
+    proxy.file.write_text(f'listen_tls = "{listener}"\n' + proxy.app("one", "a.example", 1))
+    with LogLines() as log:
+        proxy.service.reload()
+    (text,) = log.texts("rproxy.assemble")
+    assert text.startswith("reload refused, the configuration stays as it was:\n")
+    assert said in text
+    for _ in range(3):
+        await turn()
+    assert proxy.service.listeners.ports == before
+    assert await proxy.reaches("a.example") == 0
+
+
+@ensureDeferred
+async def test_a_reload_may_swap_clear_text_and_tls(proxy: Proxy) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        other = sock.getsockname()[1]
+    proxy.start(proxy.app("one", "a.example", 0), top=f"listen_port = {other}\n")
+    assert (await asked(proxy, other)).startswith(b"HTTP/1.1 ")
+    assert await proxy.reaches("a.example") == 0
+    before = proxy.service.listeners.ports
+    swapped = (
+        proxy.file.read_text().replace("_tls = ", "_x = ").replace("listen_port = ", "listen_port_tls = ")
+    )
+    proxy.file.write_text(swapped.replace("listen_port_x", "listen_port"))
+    proxy.service.reload()
+    assert proxy.service.listeners.ports == before
+    assert (await asked(proxy, proxy.port)).startswith(b"HTTP/1.1 ")
+    proxy.port = other
+    assert await proxy.reaches("a.example") == 0
+
+
+async def asked(proxy: Proxy, port: int) -> bytes:
+    """What a port answers a request in clear text for nobody."""
+    proxy.wires.append(Wire.to(("127.0.0.1", port)))
+    await proxy.wires[-1].send(b"GET / HTTP/1.1\r\nHost: nobody.example\r\nConnection: close\r\n\r\n")
+    return await proxy.wires[-1].receive(9)
+
+
+@ensureDeferred
+@pytest.mark.parametrize("nested", ["tcp:PORT:interface=127.0.0.1", "unix:PATH"])
+async def test_an_accepting_endpoint_tells_the_peer_what_its_header_said(
+    proxy: Proxy, nested: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+    nested = nested.replace("PORT", str(address[1])).replace("PATH", str(tmp_path / "s"))
+    more = ', proxy_protocol = "v1"'
+    proxy.start(proxy.app("one", "a.example", 0, more), top=f'listen_tls = "acceptproxy:{nested}"\n')
+    client = Wire.to(address if nested.startswith("tcp") else str(tmp_path / "s"))
+    line = b"PROXY TCP4 192.0.2.7 203.0.113.9 1111 443\r\n"
+    await client.send(line + hello_bytes("a.example"))
+    server = await proxy.backends[0].accept()
+    proxy.wires += [client, server]
+    assert (
+        await server.receive(len(line) + 1) == line + hello_bytes("a.example")[: len(server.got) - len(line)]
+    )
+
+
+@ensureDeferred
+@pytest.mark.parametrize(
+    "location", ["tls:a.test:443:trustRoots=/nonexistent", "ssl:a.test:443:caCertsDir=/nonexistent"]
+)
+async def test_an_endpoint_plugins_own_mistakes_refuse_the_reload(proxy: Proxy, location: str) -> None:
+    good = proxy.app("one", "a.example", 0)
+    proxy.start(good)
+    (said,) = proxy.reload(good.replace("[{ location", f'[{{ location = "{location}" }}, {{ location'))
+    assert said.startswith("reload refused, the configuration stays as it was:\n")
+    assert f'Twisted cannot use the endpoint "{location}": [Errno 2] No such file' in said
+    assert await proxy.reaches("a.example") == 0
+
+
+@ensureDeferred
 async def test_limits_follow_a_reload(proxy: Proxy) -> None:
     app = proxy.app("one", "a.example", 0)
     proxy.start(app)
@@ -284,11 +379,20 @@ async def test_the_hosts_folder_serves_what_no_app_has(proxy: Proxy, tmp_path: P
         ("[fe80::1%nonesuch0]:443", "this machine has no such network interface"),
         ("nonesuch:there", "Twisted cannot use the endpoint"),
         ("tls:a:443:bogus=1", "Twisted cannot use the endpoint"),
+        ("tls:a.test:443:trustRoots=/nonexistent", "Twisted cannot use the endpoint"),
+        (
+            "tls:a.test:443:certificate=/nonexistent:privateKey=/nonexistent",
+            "Twisted cannot use the endpoint",
+        ),
+        ("ssl:a.test:443:caCertsDir=/nonexistent", "Twisted cannot use the endpoint"),
+        ("ssl:a.test:443:privateKey=KEY:certKey=KEY", "Twisted cannot use the endpoint"),
     ],
 )
 async def test_what_only_this_machine_shows_is_text_at_the_start(
-    proxy: Proxy, location: str, said: str
+    proxy: Proxy, location: str, said: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "key").write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
+    location = location.replace("KEY", str(tmp_path / "key"))
     text = f'[apps.a]\nserver_name = "a.b"\npassthrough = {{ upstream = [{{ location = "{location}" }}] }}\n'
     config = parse(f"listen_port_tls = {proxy.port}\n" + text, str(proxy.file))
     with pytest.raises(StartError, match=said):

@@ -6,7 +6,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
+from twisted.internet.task import Clock
 
+from rproxy.downstream.acceptproxy import ProxiedTransport
 from rproxy.interfaces import Arrival, Lease, address_of, arrival_of, local_of
 from rproxy.wire.address import Inet, Unix
 from rproxy.wire.clienthello import ClientHello
@@ -113,6 +115,26 @@ class Handle:
 )
 def test_our_end_is_what_the_socket_says(name: object, address: Inet | Unix) -> None:
     assert local_of(Handle(name)) == address
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        (ProxyHeader(1, CLIENT, TARGET), TARGET),
+        (ProxyHeader(2, CLIENT, Unix(b"/run/a")), Unix(b"/run/a")),
+        (ProxyHeader(2, None, None, local=True), PEER),
+        (None, Inet("127.0.0.1", 9)),
+    ],
+)
+def test_behind_an_accepting_endpoint_our_end_is_what_the_header_says(
+    header: ProxyHeader | None, address: Inet | Unix
+) -> None:
+    class Socket(Handle):
+        def getHost(self) -> IPv4Address:
+            return IPv4Address("TCP", "192.0.2.1", 1)
+
+    transport = ProxiedTransport(Socket(("127.0.0.1", 9)), Clock(), header)  # type: ignore[arg-type]
+    assert local_of(transport) == address
 
 
 def test_our_end_of_a_real_socket() -> None:

@@ -35,6 +35,8 @@ from tests.fakes import Backend, Journal, Wire, open_files, turn, until
 
 HELLO = ClientHello("example.org", (), (0x0304,))
 CLIENT, TARGET = Inet("192.0.2.7", 1234), Inet("198.51.100.1", 443)
+AHEAD = 1 << 20
+"""Bytes that the reader's own kernel may hold, of which nobody else knows whether they are read."""
 MEGABYTE = random.Random(5).randbytes(1 << 20)
 
 
@@ -429,6 +431,21 @@ async def test_nobody_at_home_is_an_alert_and_a_close(make: Making) -> None:
 
 
 @ensureDeferred
+async def test_what_a_refused_client_had_sent_is_in_the_journal(make: Making) -> None:
+    it = make()
+    held = Held(it.peer)
+    it.backend.close()
+    client = it.connect()
+    await client.send(b"a hello")
+    for _ in range(20):
+        await turn()
+    held.let_go()
+    await client.ends()
+    end = await it.over()
+    assert (end.peer, end.received, end.sent, end.reason) == ("-", 7, 0, "peer_unreachable")
+
+
+@ensureDeferred
 async def test_without_a_hello_there_is_no_alert(make: Making) -> None:
     it = make()
     it.arrival = replace(it.arrival, hello=None)
@@ -471,6 +488,39 @@ async def test_a_byte_now_and_then_keeps_a_relay_alive(make: Making) -> None:
     assert it.journal.ends == []
     pass_time(it, 55)
     assert (await it.over()).reason == "idle"
+
+
+@ensureDeferred
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_what_a_slow_reader_still_takes_keeps_a_relay_alive(make: Making, direction: str) -> None:
+    """Also when the sender has said all, and what is read here comes from our own buffers."""
+    it = make(idle_timeout=40.0)
+    client, server = await it.pair()
+    source, sink = (client, server) if direction == "up" else (server, client)
+    sent, still = 0, 0
+    while still < 30:
+        try:
+            sent, still = sent + source.socket.send(MEGABYTE), 0
+        except BlockingIOError:
+            still += 1
+        await turn()
+    source.finish()
+    while len(sink.got) < sent - AHEAD:
+        goal = len(sink.got) + AHEAD // 4
+        while len(sink.got) < goal:
+            try:
+                sink.got += sink.socket.recv(goal - len(sink.got))
+            except BlockingIOError:
+                await turn()
+        for _ in range(5):
+            await turn()
+        pass_time(it, 10)
+        await turn()
+        assert it.journal.ends == [], f"{len(sink.got)} of {sent}"
+    assert await sink.ends() == "eof"
+    assert len(sink.got) == sent
+    sink.close()
+    assert (await it.over()).reason == "closed"
 
 
 @ensureDeferred

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +19,21 @@ from twisted.python import usage
 
 import rproxy
 from rproxy import tap
+from rproxy.config import load
 from rproxy.errors import ConfigError, StartError
+from rproxy.services.reload import fingerprint
 from rproxy.tap import Options, makeService
 from tests.fakes import LogLines, Wire, hello_bytes
 
 APP = '[apps.a]\nserver_name = "a.b"\npassthrough = { upstream = [{ location = "127.0.0.1:9" }] }\n'
+
+
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """Making a service changes what SIGHUP does to this process."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def parsed(*words: str) -> Options:
@@ -74,6 +88,40 @@ def test_a_service_is_made_and_nothing_listens_yet(tmp_path: Path) -> None:
     service: Any = makeService(parsed("--config", config_file(tmp_path)))
     assert IService.providedBy(service)
     assert service.listeners.ports == {}
+
+
+def test_a_hangup_that_comes_too_early_is_not_the_end(tmp_path: Path) -> None:
+    """Its default would end a process that has not begun to listen to signals."""
+    makeService(parsed("--config", config_file(tmp_path)))
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@ensureDeferred
+async def test_a_running_service_takes_the_hangup(tmp_path: Path) -> None:
+    service: Any = makeService(parsed("--config", config_file(tmp_path)))
+    service.privilegedStartService()
+    service.startService()
+    try:
+        assert callable(signal.getsignal(signal.SIGHUP))
+    finally:
+        await maybeDeferred(service.stopService)
+
+
+def test_what_is_saved_while_the_service_is_made_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config_file(tmp_path))
+
+    def slow(file: Any) -> Any:
+        config = load.load(file)
+        path.write_text(path.read_text() + "# one line more\n")
+        return config
+
+    before = fingerprint(path)
+    monkeypatch.setattr("rproxy.config.load", SimpleNamespace(load=slow))
+    monkeypatch.setitem(sys.modules, "rproxy.config.load", SimpleNamespace(load=slow))
+    service: Any = makeService(parsed("--config", str(path)))
+    assert service._watch._seen == before != fingerprint(path)
 
 
 def test_the_package_makes_the_same_from_a_path(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def whole(low: int, high: int) -> Callable[[object], int]:
             hint = "write it without quotes" if isinstance(value, str) and value.strip().isdigit() else ""
             raise Wrong(f"expected {wanted}, got {describe(value)}", hint)
         if not low <= value <= high:
-            raise Wrong(f"expected {wanted}, got {str(value)[:SHOWN]}")
+            raise Wrong(f"expected {wanted}, got {describe(value).removeprefix('the number ')}")
         return value
 
     return read

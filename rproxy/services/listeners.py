@@ -41,13 +41,14 @@ class PatientPort(tcp.Port):
     transport = Accepted  # type: ignore[assignment]  # any ITransport will do
     factory: Any
     reactor: Any
+    v6_only = False
     _short = False
     _batch = ACCEPTS
 
     def createInternetSocket(self) -> socket.socket:
-        """As Twisted's; an IPv6 port takes IPv6 only, so that it can stand beside the IPv4 one (R-G-3)."""
+        """As Twisted's; with `v6_only` an IPv6 port leaves IPv4 to another one."""
         made: socket.socket = super().createInternetSocket()
-        if self.addressFamily == socket.AF_INET6:
+        if self.v6_only and self.addressFamily == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         return made
 
@@ -114,8 +115,8 @@ class PatientPort(tcp.Port):
 class PatientReactor:
     """A reactor whose TCP ports are `PatientPort`s; for endpoints, which make their ports through it."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, reactor: Any, *, v6_only: bool = False) -> None:
+        self._reactor, self._v6_only = reactor, v6_only
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -123,6 +124,7 @@ class PatientReactor:
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> Any:
         """As `IReactorTCP.listenTCP`."""
         listening = PatientPort(port, factory, backlog, interface, self._reactor)
+        listening.v6_only = self._v6_only
         listening.startListening()
         return listening
 
@@ -142,6 +144,8 @@ class Wanted(NamedTuple):
 
     name: str
     backlog: int
+    v6_only: bool = False
+    """Whether an IPv6 socket takes IPv6 alone: it has an IPv4 one beside it (R-G-3)."""
 
     @property
     def endpoint(self) -> str:
@@ -158,7 +162,7 @@ class Listeners(Service):
     def __init__(
         self, reactor: Any, wanted: Sequence[Wanted], build: Callable[[str], IProtocolFactory]
     ) -> None:
-        self._reactor = PatientReactor(reactor)
+        self._reactor = reactor
         self._wanted, self._build = tuple(wanted), build
         self._ports: dict[str, Any] = {}
 
@@ -228,7 +232,8 @@ class Listeners(Service):
         if listener.name.startswith("fd:"):
             return self._adopt(int(listener.name[3:]), factory)
         outcome: list[Any] = []
-        endpoint = serverFromString(self._reactor, listener.endpoint)
+        patient = PatientReactor(self._reactor, v6_only=listener.v6_only)
+        endpoint = serverFromString(patient, listener.endpoint)
         endpoint.listen(factory).addBoth(outcome.append)
         if outcome and isinstance(outcome[0], Failure):
             outcome[0].raiseException()
@@ -242,7 +247,8 @@ class Listeners(Service):
             if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise ValueError(f"file descriptor {number} is a socket, but not a listening one")
             inherited.setblocking(False)
-            return self._reactor.adoptStreamPort(inherited.fileno(), inherited.family, factory)
+            patient = PatientReactor(self._reactor)
+            return patient.adoptStreamPort(inherited.fileno(), inherited.family, factory)
         finally:
             inherited.close()
 

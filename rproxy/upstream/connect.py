@@ -135,7 +135,8 @@ class Dial:
             return
         self._waiting = None
         self._disarm()
-        self._refusal = PeerUnreachable(failure.getErrorMessage())
+        code = getattr(failure.value, "osError", None) or getattr(failure.value, "errno", None) or 0
+        self._refusal = PeerUnreachable(failure.getErrorMessage(), code)
         self._peer_failed()
 
     def _resolved(self, peer: Peer) -> None:

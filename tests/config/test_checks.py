@@ -59,6 +59,19 @@ def test_one_socket_for_clear_text_and_tls():
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("listen_address_v4", '"127.0.0.1"'), ("listen_address_v6", '"::1"'), ("listen_ipv6", "true")],
+)
+def test_an_address_without_a_port(key, value):
+    line = f"{key} = {value}\n"
+    assert found("listen_tls = 'tcp:8443'", line, app(STREAM)) == [
+        (key, f"{key} is for listen_port and listen_port_tls, and neither is given")
+    ]
+    assert found("listen_port_tls = 8443", line, app(STREAM)) == []
+    assert found("listen_port = 8080", line, app(PROXY)) == []
+
+
 def test_a_port_to_redirect_to_without_tls():
     """R-G-6."""
     assert found("listen_port = 80\npublic_https_port = 443", app(PROXY)) == [

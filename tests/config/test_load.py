@@ -155,6 +155,16 @@ def test_a_number_that_python_will_not_read_is_one_problem():
     assert only_problem(parse, "a = " + "9" * 5000, "x.toml").message.startswith("not valid TOML: ")
 
 
+@pytest.mark.parametrize(
+    "key", ["hosts", "listen_port_tls", "max_clients", "hello_timeout", "apps", "nonsense"]
+)
+def test_a_number_that_python_refuses_to_print_is_a_mistake_of_the_file(key):
+    with pytest.raises(ConfigError) as caught:
+        parse(f"{key} = 0x{'f' * 6000}\n", "x.toml")
+    assert key in [problem.key for problem in caught.value.problems]
+    assert "set_int_max_str_digits" not in str(caught.value)
+
+
 def test_nul_and_byte_order_mark_are_named():
     problem = only_problem(parse, "a = 1\nb = '\0'", "x.toml")
     assert (problem.message, problem.line, problem.column) == ("the file contains a NUL character", 2, 6)

@@ -141,6 +141,7 @@ def test_endpoints_to_listen_on(text, endpoint):
         ("tcp:http", ""), ("tcp:65536", ""),
         ("fd:", 'write "tcp:443", "tcp:443:interface=127.0.0.1", "unix:/path" or "fd:0"'),
         ("fd:x", 'write "fd:0"'), ("unix:@x", "give the socket a path"),
+        ("haproxy:tcp:443", "use accept_proxy_protocol"),
     ],
 )  # fmt: skip
 def test_what_is_no_endpoint_says_what_to_write(text, hint):

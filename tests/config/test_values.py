@@ -196,6 +196,11 @@ def test_values_in_words(value, words):
     assert values.describe(value) == words
 
 
+def test_a_number_that_python_refuses_to_print_has_words():
+    for value in (16**6000, -(16**6000)):
+        assert values.describe(value) == "a number beyond all use"
+
+
 KINDS = [kind for name, kind in vars(values).items() if name[0].isupper() and hasattr(kind, "__metadata__")]
 ANYTHING = st.recursive(
     st.none()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from rproxy.interfaces import Arrival
-from rproxy.services.access import BATCH, FLUSH_EVERY, ConnectionLog, escaped, to_descriptor
+from rproxy.services.access import BATCH, FLUSH_EVERY, MOST_SHOWN, ConnectionLog, escaped, to_descriptor
 from rproxy.wire.address import Address, Inet, Unix
 from rproxy.wire.clienthello import ClientHello
 from tests.fakes import LogLines
@@ -82,6 +82,14 @@ def test_the_name_is_one_word(seen: ClientHello | None, name: bytes) -> None:
     sheet.write(seen)
     sheet.log.flush()
     assert b" name=" + name + b" app=" in sheet.got[0]
+
+
+def test_of_a_name_as_long_as_a_hello_only_the_beginning_is_written() -> None:
+    sheet = Sheet()
+    sheet.write(hello(None, b"\0" * 60_000))
+    sheet.log.flush()
+    assert b" name=" + rb"\x00" * MOST_SHOWN + b" app=" in sheet.got[0]
+    assert len(sheet.got[0]) < 5 * MOST_SHOWN
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60))

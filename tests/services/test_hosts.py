@@ -25,7 +25,7 @@ from rproxy.splice import Pipes
 from rproxy.wire.address import Inet
 from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.hostname import hashed
-from tests.fakes import Backend, Journal, Wire, until
+from tests.fakes import Backend, Journal, LogLines, Wire, until
 
 CLIENT, TARGET = Inet("192.0.2.7", 1234), Inet("198.51.100.1", 443)
 HEADER = b"PROXY TCP4 192.0.2.7 198.51.100.1 1234 443\r\n"
@@ -142,6 +142,15 @@ async def test_without_a_listener_the_name_is_unknown(hosts: Hosts) -> None:
     for name in ("dead.example", "empty.example", "file.example", "plain.example"):
         assert await hosts.answer(name) == bytes.fromhex("15030300020270")
     assert {end.reason for end in hosts.journal.ends} == {"unknown_name"}
+
+
+@ensureDeferred
+async def test_a_folder_without_a_socket_is_no_news_however_often_it_is_asked_for(hosts: Hosts) -> None:
+    (hosts.directory / "empty.example").mkdir()
+    with LogLines() as log:
+        for _ in range(3):
+            assert await hosts.answer("empty.example") == bytes.fromhex("15030300020270")
+    assert log.texts("rproxy.upstream") == []
 
 
 @ensureDeferred

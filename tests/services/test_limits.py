@@ -67,7 +67,16 @@ def test_a_client_is_an_ipv4_address_or_an_ipv6_64(hosts: list[str], answers: li
 def test_zero_is_no_limit_per_client() -> None:
     it = limits(99, 0)
     assert all(admitted(it, *["192.0.2.1"] * 50))
-    assert it._per_client == {}
+
+
+def test_who_came_while_there_was_no_limit_counts_when_a_reload_sets_one() -> None:
+    it, leases = limits(99, 0), [Lease(), Lease(), Lease()]
+    for lease in leases:
+        it.admit_client(Inet("192.0.2.1", 1), lease)
+    it.max_clients_per_ip = 3
+    assert admitted(it, "192.0.2.1", "192.0.2.2") == [False, True]
+    leases[0].release()
+    assert admitted(it, "192.0.2.1") == [True]
 
 
 def test_unix_clients_are_not_counted() -> None:
@@ -82,10 +91,13 @@ def test_a_reload_changes_the_limits_of_those_to_come() -> None:
     it.admit(lease)
     it.admit_client(Inet("192.0.2.1", 1), lease)
     it.max_clients, it.max_clients_per_ip = 2, 0
-    it.admit(Lease())
-    it.admit_client(Inet("192.0.2.1", 1), Lease())
+    later = Lease()
+    it.admit(later)
+    it.admit_client(Inet("192.0.2.1", 1), later)
     lease.release()
-    assert (it.open, it._per_client) == (1, {})
+    assert (it.open, it._per_client) == (1, {"192.0.2.1": 1})
+    later.release()
+    assert (it.open, it._per_client) == (0, {})
 
 
 ADDRESSES: list[Address] = [Inet("192.0.2.1", 1), Inet("192.0.2.2", 1), Inet("2001:db8::1", 1), Unix(b"")]

@@ -121,6 +121,23 @@ async def test_unix_and_ipv6_are_listened_on(make: Making, tmp_path: Path) -> No
 
 
 @ensureDeferred
+async def test_every_address_of_both_families_on_one_port(make: Making) -> None:
+    """R-G-3: an IPv6 socket of Linux takes IPv4 too, unless it is told not to."""
+    port = free_port()
+    four, six = (
+        Wanted(f"tcp:{port}:interface=0.0.0.0", 9),
+        Wanted(f"tcp6:{port}:interface=\\:\\:", 9, v6_only=True),
+    )
+    it = make(four, six)
+    it.privilegedStartService()
+    assert await port_greeting(port) == four.name
+    with socket.create_connection(("::1", port), timeout=2) as client:
+        wire = Wire(client)
+        await wire.ends()
+        assert wire.got.decode() == six.name
+
+
+@ensureDeferred
 async def test_accepted_sockets_send_segments_as_they_come(make: Making) -> None:
     port = free_port()
     it = make(tcp(port))
@@ -170,6 +187,8 @@ BAD = {
     "systemd:domain=INET:index=7": "cannot listen",
     "fd:987": "Bad file descriptor. No such file descriptor was handed over.",
     "unix:/nonexistent-directory/s": "No such file or directory",
+    "ssl:0:privateKey=/nonexistent-directory/key": "No such file or directory",
+    "systemd:domain=INET:name=nonesuch": "nonesuch",
 }
 
 
@@ -180,6 +199,22 @@ async def test_an_endpoint_that_cannot_be_used_is_text_and_no_traceback(make: Ma
         make(Wanted(name, 50)).startService()
     assert str(error.value).startswith(f"cannot listen on {name}: ")
     assert BAD[name] in str(error.value)
+
+
+@ensureDeferred
+async def test_whatever_a_plugin_raises_for_a_mistake_is_text(make: Making, tmp_path: Path) -> None:
+    """OpenSSL's own error is no kind of any of Python's."""
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
+    bad, old = Wanted(f"ssl:0:privateKey={key}", 50), tcp(free_port())
+    with pytest.raises(StartError, match=r"^cannot listen on ssl:0:"):
+        make(bad).startService()
+    it = make(old)
+    it.startService()
+    with pytest.raises(StartError, match=r"^cannot listen on ssl:0:"):
+        it.change([bad])
+    assert list(it.ports) == [old.name]
+    assert open_port(old)
 
 
 @ensureDeferred
@@ -264,6 +299,49 @@ async def test_a_listener_may_take_the_address_of_one_that_goes(make: Making) ->
     await until(lambda: new.name in it.ports)
     assert list(it.ports) == [new.name]
     assert await port_greeting(port) == new.name
+
+
+@ensureDeferred
+@pytest.mark.parametrize("mistake", ["interface=203.0.113.1", "intreface=127.0.0.1", "backlog=x"])
+async def test_a_mistake_in_the_place_of_a_listener_costs_no_listener(make: Making, mistake: str) -> None:
+    """Only a taken address may become free when the old one goes."""
+    port = free_port()
+    old, late = Wanted(f"tcp:{port}", 50), tcp(port)
+    it = make(old)
+    it.startService()
+    for wanted in ([Wanted(f"tcp:{port}:{mistake}", 50)], [late, Wanted(f"tcp:0:{mistake}", 50)]):
+        with pytest.raises(StartError, match=mistake):
+            it.change(wanted)
+        for _ in range(3):
+            await turn()
+        assert list(it.ports) == [old.name]
+        assert await port_greeting(port) == old.name
+
+
+@ensureDeferred
+async def test_after_a_stop_nothing_is_opened_late(make: Making) -> None:
+    port = free_port()
+    it = make(Wanted(f"tcp:{port}", 50))
+    it.startService()
+    it.change([tcp(port)])
+    await it.stopService()
+    for _ in range(5):
+        await turn()
+    assert it.ports == {}
+    assert not open_port(tcp(port))
+
+
+@ensureDeferred
+async def test_that_an_inherited_socket_stays_open_when_it_is_removed_is_said(make: Making) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        goes, stays = Wanted(f"fd:{inherited.fileno()}", 50), tcp(free_port())
+        it = make(goes, stays)
+        it.startService()
+        with LogLines() as log:
+            it.change([stays])
+            await turn()
+    (said,) = log.texts("rproxy.services.listeners")
+    assert said.startswith(f"{goes.name} is closed, but the kernel queues connections to it")
 
 
 @ensureDeferred

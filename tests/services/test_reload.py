@@ -10,17 +10,17 @@ from unittest import mock
 
 import pytest
 
-from rproxy.services.reload import LOOK_EVERY, SETTLE, Watch, fingerprint
+from rproxy.services.reload import LOOK_EVERY, PATIENCE, SETTLE, Fingerprint, Watch, fingerprint
 from tests.fakes import LogLines, Loop, open_files
 
 
 class Watched:
     """A config file, a loop, and the watch over them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seen: Fingerprint | None = None) -> None:
         self.loop, self.path = Loop(), path
         self.told: list[str] = []
-        self.watch = Watch(self.loop, path, self.changed)
+        self.watch = Watch(self.loop, path, self.changed, seen)
 
     def changed(self) -> None:
         self.told.append(self.path.read_text())
@@ -157,6 +157,64 @@ def test_inotify_hastens_the_look_and_waits_for_the_editor_to_finish(tmp_path: P
     assert it.told == []
     it.loop.advance(SETTLE / 2)
     assert it.told == ["whole"]
+    it.watch.stopService()
+
+
+def test_a_neighbour_that_is_written_all_the_time_does_not_put_the_look_off(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.toml"
+    write(path, "first")
+    it, step = Watched(path), SETTLE / 4
+    it.watch.startService()
+    write(path, "second")
+    for _ in range(int((PATIENCE + SETTLE) / step)):
+        (tmp_path / "neighbour").write_text("noise")
+        it.loop.spin()
+        it.loop.advance(step)
+    assert it.told == ["second"]
+    write(path, "third")
+    for _ in range(int((PATIENCE + SETTLE) / step)):
+        (tmp_path / "neighbour").write_text("noise")
+        it.loop.spin()
+        it.loop.advance(step)
+    assert it.told == ["second", "third"]
+    it.watch.stopService()
+
+
+def test_signs_never_make_a_look_later_than_it_would_be_without(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.toml"
+    write(path, "first")
+    it = Watched(path)
+    with mock.patch("twisted.internet.inotify.INotify", side_effect=RuntimeError("none left")):
+        it.watch.startService()
+    write(path, "second")
+    it.loop.advance(LOOK_EVERY - SETTLE / 2)
+    it.watch._sign(None, None, 0)
+    it.loop.advance(SETTLE / 2)
+    assert it.told == ["second"]
+    it.watch.stopService()
+
+
+def test_what_was_saved_between_the_reading_and_the_start_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rproxy.toml"
+    write(path, "read")
+    seen = fingerprint(path)
+    write(path, "saved meanwhile")
+    it = Watched(path, seen)
+    it.watch.startService()
+    it.pass_time(3 * LOOK_EVERY)
+    assert it.told == ["saved meanwhile"]
+    it.watch.stopService()
+
+
+def test_other_permissions_alone_are_a_change(tmp_path: Path) -> None:
+    """Who could not read the file at the last reload can now."""
+    path = tmp_path / "rproxy.toml"
+    write(path, "first")
+    it = Watched(path)
+    it.watch.startService()
+    path.chmod(0o400)
+    it.pass_time(2 * LOOK_EVERY)
+    assert it.told == ["first"]
     it.watch.stopService()
 
 

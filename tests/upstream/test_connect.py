@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from pytest_twisted import async_yield_fixture
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import getConnectError
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 
@@ -18,7 +20,7 @@ from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
 from rproxy.policy.balance import InOrder
 from rproxy.upstream import connect
 from rproxy.upstream.connect import BACKLOG_FULL, SEARCH, Dial
-from rproxy.upstream.peer import Group, Peer
+from rproxy.upstream.peer import NEVER, Group, Peer
 from tests.fakes import Loop, open_files
 
 TIMEOUT = 5.0
@@ -150,7 +152,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     ground = Ground(tmp_path)
     yield ground
     ground.close()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 class Endpoint:
@@ -296,6 +298,36 @@ def test_no_file_descriptor_left_is_a_failed_attempt(ground: Ground, monkeypatch
     assert (search.refusal.code, search.counts) == (errno.EMFILE, [0])
 
 
+@pytest.mark.parametrize("code", sorted(connect.OUR_SHORTAGE))
+def test_a_lack_of_our_own_says_nothing_about_the_peer(ground: Ground, monkeypatch: Any, code: int) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    search = ground.search(ground.listening(), ground.listening())
+    with monkeypatch.context() as patched:
+        patched.setattr(connect, "Outbound", full)
+        search.start()
+    assert isinstance(search.refusal, PeerUnreachable)
+    assert [peer.down_until for peer in search.peers] == [NEVER, NEVER]
+    search.assert_quiet()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EADDRNOTAVAIL])
+def test_an_endpoints_lack_of_our_own_says_nothing_about_the_peer_either(ground: Ground, code: int) -> None:
+    endpoint = Endpoint()
+    search = ground.search(Peer("e", endpoint=endpoint)).start()
+    endpoint.answer.errback(getConnectError((code, os.strerror(code))))
+    search.loop.spin()
+    assert isinstance(search.refusal, PeerUnreachable)
+    assert (search.refusal.code, search.peers[0].down_until) == (code, NEVER)
+
+
+def test_word_of_a_peer_that_died_silently_is_asked_for(ground: Ground) -> None:
+    search = ground.search(ground.listening()).start()
+    sock = search.served.transport.socket  # type: ignore[union-attr]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
 def test_a_full_unix_backlog_is_asked_again(ground: Ground) -> None:
     peer, listening = ground.unix(full=True)
     search = ground.search(peer).start()
@@ -309,10 +341,28 @@ def test_a_full_unix_backlog_is_asked_again(ground: Ground) -> None:
 
 def test_a_unix_backlog_that_stays_full_is_a_time_out(ground: Ground) -> None:
     search = ground.search(ground.unix(full=True)[0]).start()
-    search.pass_time(SEARCH * TIMEOUT + 0.1)
+    search.pass_time(TIMEOUT - 0.1)
+    assert (search.refusals, search.counts) == ([], [1])
+    search.pass_time(0.3)
     assert isinstance(search.refusal, PeerTimeout)
-    assert str(search.refusal) == "its backlog is full"
     assert search.counts == [0]
+    search.assert_quiet()
+
+
+def test_behind_a_unix_backlog_that_stays_full_the_next_peer_serves(ground: Ground) -> None:
+    search = ground.search(ground.unix(full=True)[0], ground.listening("backup")).start()
+    search.pass_time(TIMEOUT + 0.2)
+    assert (search.served.peer.name, search.counts) == ("backup", [0, 1])
+    assert search.peers[0].down_until > search.loop.seconds()
+    search.assert_quiet()
+
+
+def test_each_unix_peer_gets_its_own_time(ground: Ground) -> None:
+    search = ground.search(ground.unix("a", full=True)[0], ground.unix("b", full=True)[0]).start()
+    search.pass_time(TIMEOUT + 0.2)
+    assert (search.refusals, search.counts) == ([], [0, 1])
+    search.pass_time(TIMEOUT + 0.2)
+    assert isinstance(search.refusal, PeerTimeout)
     search.assert_quiet()
 
 
