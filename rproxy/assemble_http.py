@@ -63,7 +63,7 @@ class HttpParts:
         self.trusted = NetworkSet()
         self.answers = Answers(reactor, Random(SystemRandom().getrandbits(64)))
         self.files = LogFiles(reactor)
-        self._secret = os.urandom(32)
+        self._secret, self._warned = os.urandom(32), False
         self._standard = LineBatch(reactor, sink, "the access log", log)
 
     def factory(self, *, secure: bool) -> HttpFactory:
@@ -104,7 +104,9 @@ class HttpParts:
         """What sticky cookies are sealed with; one made now is as good until the next start."""
         if config.sticky_cookie_secret is not None:
             return urlsafe_b64decode(config.sticky_cookie_secret + "=")
-        log.warn("sticky_cookie_secret is not set: a restart gives sticky clients new peers")
+        if not self._warned:
+            log.warn("sticky_cookie_secret is not set: a restart gives sticky clients new peers")
+        self._warned = True
         return self._secret
 
     def log_of(self, config: Configuration, wanted: AccessLog) -> RequestLog:

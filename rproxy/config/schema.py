@@ -182,7 +182,7 @@ class Configuration(Table):
     response_timeout: SomeSeconds = 60.0
     body_timeout: SomeSeconds = 60.0
     min_body_rate: Rate = 100
-    """Bytes per second of a body in either direction, on average after the first ten seconds; 0: any."""
+    """Bytes per second of a request's body, on average after the first ten seconds; 0: any."""
     upgrade_idle_timeout: Seconds = 3600.0
     """0: none."""
     retries: Retries = 2
