@@ -3,7 +3,7 @@
 Twisted gives every event a logging context: seven calls before the transport's own. Here an
 event is one look-up and one call; what goes wrong is logged with the transport's name all the
 same. Everything else is `EPollReactor`'s. `twistd -r epoll rproxy …` leaves it out: that is
-the slow twin. Measured by `sni_conn` in bench/, a tenth of a short connection.
+the slow twin. Measured by `sni_conn` in bench/, up to a tenth of a short connection.
 """
 
 from __future__ import annotations
