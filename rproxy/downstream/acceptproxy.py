@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
 from rproxy.errors import BadProxyHeader, Refusal, TooSlow
+from rproxy.interfaces import address_of
 from rproxy.policy.networks import NetworkSet
-from rproxy.wire.address import Address, Inet, Unix, inet
+from rproxy.wire.address import Address, Inet, Unix
 from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
 
 
@@ -172,13 +173,10 @@ class ProxiedTransport:
 
 def socket_address(address: IAddress) -> Address | None:
     """What a Twisted transport gave as ours; None for anything that is neither TCP nor a unix socket."""
-    match address:
-        case IPv4Address() | IPv6Address():
-            return inet(address.host, address.port)
-        case UNIXAddress():
-            return Unix(address.name or b"")
-        case _:
-            return None
+    try:
+        return address_of(address)
+    except TypeError:
+        return None
 
 
 def twisted_address(address: Address) -> IAddress:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -44,12 +44,6 @@ MEANING = {
     Code.ERR_INVALID_CA: "certificate is signed by one that may not sign",
 }
 """The verification errors that happen; others are told by their number."""
-
-
-class Wraps(Protocol):
-    """What `http_client` needs of this file."""
-
-    def wrap(self, protocol: IProtocol) -> IProtocol: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
