@@ -20,9 +20,9 @@ from rproxy.config.http import AccessLog, Tuned
 from rproxy.config.http import HeaderRules as RuleTables
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_server import HttpFactory, HttpLimits, HttpServer
-from rproxy.errors import Refusal, StartError
-from rproxy.exchange import Exchange
+from rproxy.downstream.http_server import HttpFactory
+from rproxy.downstream.http_watch import HttpLimits
+from rproxy.errors import StartError
 from rproxy.interfaces import Arrival, local_of
 from rproxy.policy.balance import BALANCERS
 from rproxy.policy.clouds import without_names
@@ -31,16 +31,16 @@ from rproxy.policy.networks import NetworkSet
 from rproxy.policy.paths import PathTable
 from rproxy.policy.rules import HeaderRules, Side
 from rproxy.policy.sticky import StickyCookie, server_id
+from rproxy.services.answers import Answers
 from rproxy.services.hosts_http import HttpHosts
 from rproxy.services.lines import LineBatch, LogFiles, Sink
-from rproxy.services.pages import Pages, read_page, request_ids
-from rproxy.services.requestlog import RequestLog, Served
+from rproxy.services.pages import Pages, read_page
+from rproxy.services.requestlog import RequestLog
 from rproxy.sites import Route, Site, Sites, Sticky
 from rproxy.splice import Pipes
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Group
 from rproxy.wire.address import Inet
-from rproxy.wire.message import Request
 
 log = Logger()
 
@@ -61,7 +61,7 @@ class HttpParts:
         self.sites = Sites({}, {})
         self.limits = HttpLimits()
         self.trusted = NetworkSet()
-        self.answers = Answers(reactor, Random(SystemRandom().getrandbits(64)))
+        self.answers = Answers(Random(SystemRandom().getrandbits(64)))
         self.files = LogFiles(reactor)
         self._secret, self._warned = os.urandom(32), False
         self._standard = LineBatch(reactor, sink, "the access log", log)
@@ -122,79 +122,6 @@ class HttpParts:
         """Write what is waiting, at the end."""
         self._standard.flush()
         self.files.keep(())
-
-
-class Answers:
-    """Error pages and the access log for the connections; see `http_server.Answers`."""
-
-    def __init__(self, reactor: Any, rng: Random) -> None:
-        self._reactor = reactor
-        self.next_id = request_ids(rng)
-        self._pages = Pages()
-        self.log: RequestLog | None = None
-        """For requests that reached no app."""
-
-    def page(
-        self, server: HttpServer, refusal: Refusal, request: Request | None, site: Site | None
-    ) -> tuple[bytes, bytes]:
-        """The page of the app, or ours, as the client prefers it."""
-        pages: Pages = site.pages if site is not None and site.pages is not None else self._pages
-        accept = b",".join(request.headers.all(b"accept")) if request is not None else None
-        status = getattr(refusal, "moved", 0) or refusal.status or 500
-        return pages.render(status, refusal.reason, server.request_id(), accept)
-
-    def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
-        """One line, if anybody wants it."""
-        site = exchange.site if exchange is not None else None
-        line: RequestLog | None = site.log if site is not None else self.log
-        if line is None:
-            return
-        if request is None or exchange is None:
-            line.served(_unread(server))
-            return
-        headers = request.headers
-        line.served(
-            Served(
-                id=server.request_id(),
-                client=server.arrival.client,
-                host=request.authority,
-                scheme=request.scheme,
-                method=request.method,
-                path=request.path,
-                version=request.version,
-                status=exchange.status,
-                size=server.sent,
-                seconds=server.reactor.seconds() - server.since,
-                app=site.app if site is not None else "-",
-                reason=exchange.reason,
-                upstream=exchange.peer_name,
-                forwarded_for=exchange.forwarded_for,
-                upstream_path=exchange.target,
-                upstream_seconds=exchange.answered_at - exchange.asked_at if exchange.answered_at else None,
-                tls=server.tls_version,
-                user_agent=headers.get(b"user-agent") or b"",
-                referer=headers.get(b"referer") or b"",
-            )
-        )
-
-
-def _unread(server: HttpServer) -> Served:
-    """The line of something that never became a request."""
-    return Served(
-        id=server.request_id(),
-        client=server.arrival.client,
-        host=b"",
-        scheme=b"",
-        method=b"",
-        path=b"",
-        version=0,
-        status=server.status,
-        size=server.sent,
-        seconds=server.reactor.seconds() - server.since,
-        app="-",
-        reason=server.reason,
-        tls=server.tls_version,
-    )
 
 
 class MakePeer(Protocol):

@@ -8,29 +8,32 @@ Here, and in `downstream.peek`, every `Refusal` ends.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Final, cast
 
 from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Redirect, Refusal
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import ClientFacts, agrees, upgrade_of
 from rproxy.sites import Route, Site, Sites
 from rproxy.upstream.connect import Dial
-from rproxy.upstream.http_client import HttpClient, HttpPeer
+from rproxy.upstream.http_client import Asking, HttpClient, HttpPeer
 from rproxy.upstream.peer import Peer
-from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
-from rproxy.wire.message import BadResponse, Framing, Headers, Pair, Piece, Request, Response
+from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request, Response
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """Methods that may be asked twice when the first time nothing came back (RFC 9110 §9.2.2)."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before it was answered; only in the log."""
-SWITCHED = 101
 MOST_HELD = 65536
 """Bytes of a request's body that wait for a peer; then the client is not read."""
 
+_CHUNKED: Final = Framing.CHUNKED
 
-class Client(Protocol):
-    """The client's side of an exchange: one request of a connection, or one stream."""
+
+class Client:
+    """The client's side of an exchange: one request of a connection, or one stream.
+
+    A class to inherit from, so that calls into it are cheap when this is compiled.
+    """
 
     reactor: Any
     sites: Sites
@@ -38,10 +41,10 @@ class Client(Protocol):
     facts: ClientFacts
     secure: bool
 
-    def respond(self, status: int, reason: bytes, pairs: list[Pair], framing: Framing, length: int) -> None:
-        """The head of the final response."""
+    def respond(self, status: int, reason: bytes, fields: Fields, framing: Framing, length: int) -> None:
+        """The head of the final response; `fields` are the client's to add to."""
 
-    def interim(self, status: int, reason: bytes, pairs: list[Pair]) -> None:
+    def interim(self, status: int, reason: bytes, fields: Fields) -> None:
         """A 1xx head."""
 
     def piece(self, piece: Piece) -> None:
@@ -59,8 +62,8 @@ class Client(Protocol):
     def cut(self) -> None:
         """The response cannot be completed: the client has to notice."""
 
-    def switch(self, status: int, reason: bytes, pairs: list[Pair], upstream: HttpClient) -> None:
-        """The response is a 101: from now on both connections are one tunnel."""
+    def switch(self, status: int, reason: bytes, fields: Fields, upstream: HttpClient) -> None:
+        """The peer agreed to an upgrade or a CONNECT: from now on both connections are one tunnel."""
 
     def hold_body(self, held: bool) -> None:
         """Read no more of the request's body for now, or go on."""
@@ -69,7 +72,7 @@ class Client(Protocol):
         """Everything has been said; called once."""
 
 
-class Exchange:
+class Exchange(Asking):
     """One request, from its head to the end of its response."""
 
     __slots__ = (
@@ -83,6 +86,7 @@ class Exchange:
         "_peer",
         "_route",
         "_sent_body",
+        "_trailers",
         "_tried",
         "_upstream",
         "_waits_since",
@@ -93,6 +97,7 @@ class Exchange:
         "responded",
         "site",
         "status",
+        "switched",
         "target",
     )
 
@@ -105,29 +110,24 @@ class Exchange:
         self._upstream: HttpClient | None = None
         self._dial: Dial | None = None
         self._tried: list[Peer] = []
-        self._held: list[bytes] = []
+        self._held: list[Piece] = []
         self._held_size = 0
-        self._body_done = request.framing is not Framing.CHUNKED and not request.length
+        self._trailers: Headers | None = None
+        self._body_done = request.framing is not _CHUNKED and not request.length
         self._sent_body = 0
-        self.asked_at = self.answered_at = self._waits_since = 0.0
-        self._over = self.responded = False
+        self.asked_at = 0.0
+        self.answered_at = 0.0
+        self._waits_since = 0.0
+        self._over = False
+        self.responded = False
+        self.switched = False
+        """Whether both connections are a tunnel now."""
         self.status, self.reason, self.target = 0, "ok", b""
 
     @property
     def peer_name(self) -> str:
         """The peer that was asked last, for the log; empty when none was."""
-        if not self._tried:
-            return ""
-        peer = cast(HttpPeer, self._tried[-1])
-        return f"{'http' if peer.tls is None else 'https'}://{peer.name}"
-
-    @property
-    def forwarded_for(self) -> bytes:
-        """The client, and whom it says it speaks for, as the peer was told; for the log."""
-        for name, value in self._client.facts.pairs(self._client.facts.claims(self.request.headers)):
-            if name == b"X-Forwarded-For":
-                return value
-        return b""
+        return cast(HttpPeer, self._tried[-1]).origin if self._tried else ""
 
     @property
     def route(self) -> Route | None:
@@ -144,7 +144,7 @@ class Exchange:
         """Whether it is the peer's turn: the request has been sent, no response has begun."""
         return self._body_done and not self.responded
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Find the route and ask a peer; may end the exchange before it returns."""
         client = self._client
         try:
@@ -154,24 +154,24 @@ class Exchange:
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        self._find_peer(NoPeer("all peers are down"))
+        self._find_peer(None, now)
 
-    def _find_peer(self, last: Refusal) -> None:
+    def _find_peer(self, last: Refusal | None, now: float) -> None:
         """A peer's idle connection, or a new one; `last` is what the client is told when no peer is left."""
-        route, client = cast(Route, self._route), self._client
-        now = client.reactor.seconds()
+        route, client = self._route, self._client
+        assert route is not None
         peer = route.sticky.peer(self.request, now) if route.sticky is not None and not self._tried else None
         if peer is None:
             peer = route.group.pick(client.facts.node, self._tried, now)
         if peer is None or len(self._tried) > route.retries:
-            self._refuse(last)
+            self._refuse(last or NoPeer("all peers are down"))
             return
         upstream = cast(HttpPeer, peer).take_idle()
         if upstream is not None:
             self._tried.append(peer)
             self._peer = upstream.peer
             peer.open += 1
-            self._ask(upstream)
+            self._ask(upstream, now)
             return
         self._dial = Dial(
             client.reactor,
@@ -188,36 +188,37 @@ class Exchange:
     def _made(self, peer: Peer) -> Any:
         """A peer has accepted: what its transport is given to."""
         self._dial, self._peer = None, cast(HttpPeer, peer)
-        return self._peer.protocol(self._client.reactor, self._ask)
+        return self._peer.protocol(self._client.reactor, self._connected)
 
     def _no_peer(self, refusal: Refusal) -> None:
         self._dial = None
         self._refuse(refusal)
 
-    def _ask(self, upstream: HttpClient) -> None:
-        """Send the request's head; its body follows as it comes."""
-        request, route, client = self.request, cast(Route, self._route), self._client
+    def _connected(self, upstream: HttpClient) -> None:
         if self._over:  # an endpoint may take its time between accepting and handing over
             upstream.close()
-            return
+        else:
+            self._ask(upstream, self._client.reactor.seconds())
+
+    def _ask(self, upstream: HttpClient, now: float) -> None:
+        """Send the request's head; its body follows as it comes."""
+        request, route, client = self.request, self._route, self._client
+        assert route is not None
         self._upstream = upstream
         upgrade = bool(request.upgrade) and bool(upgrade_of(request))
-        pairs = route.requests.head_pairs(
-            request, client.facts, upstream.peer.authority, self._forced, upgrade
-        )
-        if request.framing is not Framing.NONE:
-            pairs += framing_pairs(request.framing, request.length)
-        self.target = route.target(request.path)
-        head = request_head(request.method, self.target, pairs)
-        self.asked_at = self._waits_since = client.reactor.seconds()
-        upstream.ask(self, request.method, head, upgrade=upgrade, more=not self._body_done)
+        fields = route.requests.fields(request, client.facts, upstream.peer.authority, self._forced, upgrade)
+        self.target = route.target(request.path) if request.path else request.target
+        self.asked_at = self._waits_since = now
+        if self._body_done and not self._held:
+            upstream.ask(self, request, self.target, fields, upgrade, False)
+            return
+        upstream.ask(self, request, self.target, fields, upgrade, True)
         held, self._held, self._held_size = self._held, [], 0
-        for data in held:
-            self._send(data)
-        if held or not self._body_done:
-            client.hold_body(False)
+        for piece in held:
+            upstream.send_piece(piece)
         if self._body_done and self._upstream is not None:
-            self._upstream.sent_all()
+            self._upstream.send_end(self._trailers)
+        client.hold_body(False)
 
     def request_piece(self, piece: Piece) -> None:
         """A piece of the request's body came."""
@@ -227,59 +228,63 @@ class Exchange:
         limit = self.site.max_body if self.site is not None else 0
         if 0 < limit < self._sent_body:
             self._refuse(BodyTooLarge("more than the limit"))
-            return
-        if self.request.framing is Framing.CHUNKED:
-            self._send(b"".join(chunk(piece)))
+        elif self._upstream is not None:
+            self._upstream.send_piece(piece)
         else:
-            self._send(bytes(piece))
+            self._hold(piece)
 
-    def request_end(self, trailers: Headers | None) -> None:
-        """The request's body is complete."""
-        self._body_done = True
-        if self._over:
-            return
-        self._waits_since = self._client.reactor.seconds()
-        if self.request.framing is Framing.CHUNKED:
-            self._send(last_chunk(trailers.pairs if trailers is not None else ()))
-        if self._upstream is not None:
-            self._upstream.sent_all()
-
-    def _send(self, data: bytes) -> None:
-        if self._upstream is not None:
-            self._upstream.write(data)
-            return
-        self._held.append(data)
-        self._held_size += len(data)
+    def _hold(self, piece: Piece) -> None:
+        self._held.append(piece)
+        self._held_size += len(piece)
         if self._held_size >= MOST_HELD:
             self._client.hold_body(True)
 
+    def request_end(self, trailers: Headers | None) -> None:
+        """The request's body is complete."""
+        self._body_done, self._trailers = True, trailers
+        if self._over:
+            return
+        self._waits_since = self._client.reactor.seconds()
+        if self._upstream is not None:
+            self._upstream.send_end(trailers)
+
     def interim(self, response: Response) -> None:
         """The connection's call: a 1xx on the way to the response."""
-        if self.request.version == 11:
-            memory = cast(HttpClient, self._upstream).memory
-            pairs = cast(Route, self._route).responses.head_pairs(response, memory)
-            self._client.interim(response.status, response.reason, pairs)
+        upstream, route = self._upstream, self._route
+        if self.request.version == 10 or upstream is None or route is None:
+            return
+        self._client.interim(
+            response.status, response.reason, route.responses.fields(response, upstream.memory, False)
+        )
 
     def response(self, response: Response) -> None:
         """The connection's call: the response's head."""
-        self.answered_at = self._client.reactor.seconds()
-        upstream = cast(HttpClient, self._upstream)
-        upstream.peer.answered(self.answered_at)
-        switching = response.status == SWITCHED
-        if switching and not agrees(self.request, response):
+        upstream, route = self._upstream, self._route
+        assert upstream is not None
+        assert route is not None
+        self.answered_at = now = self._client.reactor.seconds()
+        upstream.peer.answered(now)
+        if response.status == 101 and not agrees(self.request, response):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
             return
         self.responded, self.status = True, response.status
-        pairs = cast(Route, self._route).responses.head_pairs(response, upstream.memory, switching)
-        if switching:
-            self._upstream = None
-            self._client.switch(response.status, response.reason, pairs, upstream)
+        fields = route.responses.fields(response, upstream.memory, response.status == 101)
+        if response.status == 101 or self.request.method == b"CONNECT":
+            self._switch_or_not(response, fields, upstream)
             return
-        sticky = cast(Route, self._route).sticky
-        if sticky is not None:
-            renewal = sticky.renewal(self.request, upstream.peer, self.answered_at, self._client.facts.https)
-            pairs += [(b"Set-Cookie", renewal)] if renewal is not None else []
-        self._client.respond(response.status, response.reason, pairs, response.framing, response.length)
+        if route.sticky is not None:
+            renewal = route.sticky.renewal(self.request, upstream.peer, now, self._client.facts.https)
+            fields.own += [(b"Set-Cookie", renewal)] if renewal is not None else []
+        self._client.respond(response.status, response.reason, fields, response.framing, response.length)
+
+    def _switch_or_not(self, response: Response, fields: Fields, upstream: HttpClient) -> None:
+        if response.status >= 300:  # a CONNECT that the peer refuses
+            self._client.respond(response.status, response.reason, fields, response.framing, response.length)
+            return
+        if response.status != 101:
+            fields.own.clear()  # the answer to a CONNECT has no length (RFC 9110 §9.3.6)
+        self._upstream, self.switched = None, True
+        self._client.switch(response.status, response.reason, fields, upstream)
 
     def piece(self, piece: Piece) -> None:
         """The connection's call: a piece of the response's body."""
@@ -305,20 +310,22 @@ class Exchange:
 
     def broken(self, refusal: Refusal, silent: bool) -> None:
         """The connection's call: it ended too early. Ask again if that cannot ask twice for one thing."""
-        upstream, self._upstream = cast(HttpClient, self._upstream), None
+        upstream, self._upstream = self._upstream, None
+        assert upstream is not None
         if self.responded:
             self._cut(refusal.reason)
             return
         unsent = refusal.other_peer  # TLS did not come about
+        now = self._client.reactor.seconds()
         if not (upstream.used and silent):
-            upstream.peer.failed(self._client.reactor.seconds(), str(refusal))
+            upstream.peer.failed(now, str(refusal))
         again = unsent or (silent and self.request.method in IDEMPOTENT)
         if again and not self._sent_body and self._body_done:
             self._leave_peer()
             if upstream.used:  # it was closed for having been idle: that says nothing about the peer
                 self._tried.remove(upstream.peer)
                 upstream.peer.close_idle(upstream.since)
-            self._find_peer(refusal)
+            self._find_peer(refusal, now)
             return
         self._refuse(refusal)
 
@@ -334,11 +341,12 @@ class Exchange:
 
     def overdue(self, now: float) -> bool:
         """Whether the peer has taken too long to begin its response; then the client is told, here."""
-        if self._upstream is None or self.responded or not self._body_done:
+        route, peer = self._route, self._peer
+        if self._upstream is None or self.responded or not self._body_done or route is None or peer is None:
             return False
-        if now - self._waits_since < cast(Route, self._route).response_timeout:
+        if now - self._waits_since < route.response_timeout:
             return False
-        cast(HttpPeer, self._peer).failed(now, "it did not answer in time")
+        peer.failed(now, "it did not answer in time")
         self._refuse(PeerTimeout("no response in time"))
         return True
 
@@ -346,7 +354,7 @@ class Exchange:
         """The client's call: it is gone, or has misbehaved. Nothing more is said to it."""
         if self._over:
             return
-        if self.status != SWITCHED:  # that is how tunnels end
+        if not self.switched:  # that is how tunnels end
             self.status, self.reason = self.status or CLIENT_LEFT, "client_left"
         self._finish()
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from twisted.internet.address import IPv4Address
 
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_server import HttpFactory, HttpLimits, HttpServer
+from rproxy.downstream.http_server import HttpFactory, HttpServer
+from rproxy.downstream.http_watch import HttpLimits
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange

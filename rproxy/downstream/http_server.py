@@ -1,28 +1,25 @@
 """HTTP/1.1 to clients: a connection's requests one after another. Built by `peek` or `terminate`.
 
 `HttpServer` reads with `wire.http1`, gives each request to an `Exchange`, and writes what that
-says. All limits on the client's time and on what it may make us hold are here. A connection is
-looked at now and then by one lazily set timer; nothing is created or timed per request.
+says; `http_watch` looks now and then whether something takes too long. Nothing is timed per
+request, and nothing created but the request and its exchange.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
-from fcntl import ioctl
+from email.utils import formatdate
 from http import HTTPStatus
-from termios import TIOCOUTQ
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory, IPushProducer
-from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory, IPushProducer
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
-from rproxy.deadlines import Deadline, Deadlines
-from rproxy.errors import PeerTimeout, Redirect, Refusal, TooSlow
-from rproxy.exchange import Exchange
+from rproxy.deadlines import Deadlines
+from rproxy.downstream.http_watch import HttpLimits, Watch
+from rproxy.errors import Redirect, Refusal
+from rproxy.exchange import Client, Exchange
 from rproxy.interfaces import Arrival, arrival_of
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.relay import End, join_ends
@@ -31,39 +28,19 @@ from rproxy.splice import Pipes, Pump, is_plain_tcp
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
-from rproxy.wire.message import BadRequest, Framing, Headers, Pair, Piece, Request
+from rproxy.wire.message import BadRequest, Fields, Framing, Headers, Pair, Piece, Request
 
 MOST_PIPELINED = 65536
 """Bytes of further requests kept while one is served: more than any browser sends, then we stop reading."""
-LINGER = 2.0
-"""Seconds for which a client that still sends is listened to after the last answer."""
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-LOOKS = 4
-"""Looks at a connection per shortest time limit: a limit is exceeded by at most a quarter."""
 SPLICE_FROM = 1 << 18
 """Bytes of a body still to come from which the kernel moves it; below, setting that up costs more."""
 CLOSE: Pair = (b"Connection", b"close")
 KEEP: Pair = (b"Connection", b"keep-alive")
 
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none.
-
-    `shortest` is the shortest time limit of any route. Each route has its own for bodies and tunnels.
-    """
-
-    head: float = 20.0
-    keep_alive: float = 75.0
-    body: float = 60.0
-    min_rate: float = 100.0
-    rate_grace: float = 10.0
-    shortest: float = 60.0
-
-    @property
-    def look_every(self) -> float:
-        """How often a connection has to be looked at."""
-        return max(0.05, min(self.head, self.keep_alive, self.body, self.shortest, 20.0) / LOOKS)
+_LENGTH: Final = Framing.LENGTH
+_CHUNKED: Final = Framing.CHUNKED
+_UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
 
 class Answers(Protocol):
@@ -107,38 +84,40 @@ class HttpFactory:
     def doStop(self) -> None:
         """Nothing to tear down; Twisted's ports call it."""
 
-    def buildProtocol(self, addr: Any) -> HttpServer:
+    def buildProtocol(self, addr: Any) -> IProtocol:
         """A server for this arrival."""
-        return HttpServer(self, arrival_of(addr))
+        server: Any = HttpServer(self, arrival_of(addr))
+        return cast(IProtocol, server)
 
 
-@implementer(IPushProducer, IHalfCloseableProtocol)
-class HttpServer(TwistedProtocol):
-    """One client connection. What the exchange calls is documented at `exchange.Client`."""
+class HttpServer(Client):
+    """One client connection: a Twisted protocol, without the base class so that it can be compiled.
 
-    transport: Any
-    facts: ClientFacts
-    tunnel: End | None = None
+    What the exchange calls is documented at `exchange.Client`.
+    """
 
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
         self._factory, self.arrival = factory, arrival
         self.reactor, self.secure = factory.reactor, factory.secure
-        self.sites, self._limits = factory.sites(), factory.limits()
-        self._reader = RequestReader()
-        self._exchange: Exchange | None = None
-        self._request: Request | None = None
+        self.sites = factory.sites()
+        self.transport: Any = None
+        self.connected = 0
+        self.reader = RequestReader()
+        self.exchange: Exchange | None = None
+        self.request: Request | None = None
+        self.tunnel: End | None = None
+        self.pump: Pump | None = None
         self._out: list[Piece] = []
-        self._chunked = self._keep = self._closing = self._full = False
-        self._held = self._paused = self._input_ended = self._draining = self._in_turn = False
-        self._partial = False
-        self._pump: Pump | None = None
-        self._timer: Deadline | None = None
-        self.since = factory.reactor.seconds()
-        self._progress = 0
-        self._seen = -1
-        self._seen_at = 0.0
-        self.sent = self._body_bytes = self.status = 0
+        self.closing = self.full = self.held = self.partial = False
+        self._chunked = self._keep = self._paused = False
+        self._input_ended = self._draining = self._in_turn = False
+        self.since = self.ended = factory.reactor.seconds()
+        """When the request began, or the wait for it; and when the last one ended."""
+        self.progress = 0
+        """Bytes that have come from the client or were written to it; the kernel's are the pump's."""
+        self.sent = self.body_bytes = self.status = 0
         self.reason = self._id = ""
+        self._watch = Watch(self, factory.limits(), factory.deadlines)
 
     def request_id(self) -> str:
         """The number of the request that is served, the same in its error page and in the log."""
@@ -150,21 +129,22 @@ class HttpServer(TwistedProtocol):
         """As in "TLSv1.3"; empty in clear text."""
         return str(getattr(self.transport, "version", "")) if self.secure else ""
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Any) -> None:
         """Twisted's call."""
-        self.facts = self._factory.facts(self.arrival, self.secure, self.transport)
-        self.transport.registerProducer(self, True)
-        self._look_later()
+        self.transport, self.connected = transport, 1
+        self.facts = self._factory.facts(self.arrival, self.secure, transport)
+        transport.registerProducer(self, True)
+        self._watch.begin()
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call."""
-        if self._closing:
+        if self.closing:
             return
         if self.tunnel is not None:
             self.tunnel.dataReceived(data)
             return
-        self._progress += len(data)
-        self._reader.receive(data)
+        self.progress += len(data)
+        self.reader.receive(data)
         self._read()
 
     def _read(self) -> None:
@@ -173,7 +153,7 @@ class HttpServer(TwistedProtocol):
             return
         self._in_turn = True
         try:
-            while not self._closing and not self._full and self._read_one():
+            while not self.closing and not self.full and self._read_one():
                 pass
         finally:
             self._in_turn = False
@@ -181,19 +161,20 @@ class HttpServer(TwistedProtocol):
 
     def _read_one(self) -> bool:
         """The body of the request that is served, or the next request; False when nothing is left to do."""
-        if self._exchange is not None:
-            if not self._reader.complete:
-                self._read_body(self._exchange)
-            return self._exchange is None
+        reader = self.reader
+        if self.exchange is not None:
+            if not reader.complete:
+                self._read_body(self.exchange)
+            return self.exchange is None
         try:
-            if not self._reader.complete:  # the response was quicker than the request's body
-                self._close()
+            if not reader.complete:  # the response was quicker than the request's body
+                self.close()
                 return False
-            request = self._reader.read_head()
+            request = reader.read_head()
         except BadRequest as refusal:
-            if not self._partial:
+            if not self.partial:
                 self.since = self.reactor.seconds()
-            self._refuse_unread(refusal)
+            self.refuse_unread(refusal)
             return False
         if request is None:
             return self._nothing_more()
@@ -202,35 +183,37 @@ class HttpServer(TwistedProtocol):
 
     def _nothing_more(self) -> bool:
         """No request is waiting; the time for its head begins with the head."""
-        idle = self._reader.idle
+        idle = self.reader.idle
         if self._input_ended or (self._draining and idle):
-            self._close()
-        elif not idle and not self._partial:
-            self._partial, self.since = True, self.reactor.seconds()
+            self.close()
+        elif not idle and not self.partial:
+            self.partial, self.since = True, self.reactor.seconds()
         return False
 
-    def _refuse_unread(self, refusal: Refusal) -> None:
+    def refuse_unread(self, refusal: Refusal) -> None:
         """Answer what never became a request."""
-        self._request, self._id, self.sent = None, "", 0
+        self.request, self._id, self.sent = None, "", 0
         self.refuse(refusal, None)
+        self.ended = self.reactor.seconds()
         self._factory.answers.served(self, None, None)
 
     def _begin(self, request: Request) -> None:
-        self._request, self.since = request, self.reactor.seconds()
-        self._partial = False
+        now = self.reactor.seconds()
+        self.request, self.since = request, now
+        self.partial = False
         self._keep = request.keep_alive and not self._draining
-        self.sent = self._body_bytes = 0
+        self.sent = self.body_bytes = 0
         self._id = ""
-        exchange = self._exchange = Exchange(self, request)
-        exchange.start()
+        exchange = self.exchange = Exchange(self, request)
+        exchange.start(now)
 
     def _read_body(self, exchange: Exchange) -> None:
-        reader = self._reader
+        reader = self.reader
         try:
-            while not self._held and (piece := reader.read_body()):
-                self._body_bytes += len(piece)
+            while not self.held and (piece := reader.read_body()):
+                self.body_bytes += len(piece)
                 exchange.request_piece(piece)
-                if self._exchange is not exchange:
+                if self.exchange is not exchange:
                     return
         except BadRequest as refusal:
             exchange.refuse(refusal)
@@ -240,8 +223,8 @@ class HttpServer(TwistedProtocol):
 
     def _hold_input(self) -> None:
         """Stop reading the socket while nobody has use for more, go on when somebody has."""
-        waiting = self._reader.unread >= MOST_PIPELINED if self._exchange is not None else False
-        pause = not self._closing and (self._held or self._full or waiting)
+        waiting = self.exchange is not None and self.reader.unread >= MOST_PIPELINED
+        pause = not self.closing and (self.held or self.full or waiting)
         if pause != self._paused and self.tunnel is None:
             self._paused = pause
             if pause:
@@ -251,35 +234,35 @@ class HttpServer(TwistedProtocol):
 
     def hold_body(self, held: bool) -> None:
         """See `exchange.Client`."""
-        self._held = held
+        self.held = held
         if held:
             self._hold_input()
         else:
             self._read()
 
-    def interim(self, status: int, reason: bytes, pairs: list[Pair]) -> None:
+    def interim(self, status: int, reason: bytes, fields: Fields) -> None:
         """See `exchange.Client`."""
-        self._write(response_head(status, reason, pairs))
+        self._write(response_head(status, reason, fields.own, fields.block))
 
-    def respond(self, status: int, reason: bytes, pairs: list[Pair], framing: Framing, length: int) -> None:
+    def respond(self, status: int, reason: bytes, fields: Fields, framing: Framing, length: int) -> None:
         """See `exchange.Client`."""
-        request = self._request
+        request, own = self.request, fields.own
         old = request is not None and request.version == 10
-        self._chunked = framing is Framing.CHUNKED or framing is Framing.UNTIL_CLOSE
+        self._chunked = framing is _CHUNKED or framing is _UNTIL_CLOSE
         if self._chunked and old:
             self._chunked = self._keep = False
         elif self._chunked:
-            pairs = [*pairs, *framing_pairs(Framing.CHUNKED, 0)]
-        elif framing is Framing.LENGTH:
-            pairs = [*pairs, *framing_pairs(framing, length)]
-        last = self._draining or (self._input_ended and not self._reader.unread)
-        if last or not self._reader.complete:
+            own += framing_pairs(_CHUNKED, 0)
+        elif framing is _LENGTH:
+            own += framing_pairs(framing, length)
+        last = self._draining or (self._input_ended and not self.reader.unread)
+        if last or not self.reader.complete:
             self._keep = False
         if not self._keep:
-            pairs = [*pairs, CLOSE]
+            own.append(CLOSE)
         elif old:
-            pairs = [*pairs, KEEP]
-        self._out.append(response_head(status, reason, pairs))
+            own.append(KEEP)
+        self._out.append(response_head(status, reason, own, fields.block))
 
     def piece(self, piece: Piece) -> None:
         """See `exchange.Client`."""
@@ -296,65 +279,70 @@ class HttpServer(TwistedProtocol):
 
     def flush(self) -> None:
         """See `exchange.Client`."""
+        if self._out:
+            self._write_out()
+        if self.exchange is not None and not self._chunked:
+            self._splice_rest(self.exchange)
+
+    def _write_out(self) -> None:
         out = self._out
         if out:
             self._out = []
             self._write(b"".join(out))
-        if self._exchange is not None and not self._chunked:
-            self._splice_rest(self._exchange)
 
     def _write(self, data: bytes) -> None:
-        self._progress += len(data)
+        self.progress += len(data)
         self.transport.write(data)
 
     def _splice_rest(self, exchange: Exchange) -> None:
         """Let the kernel move the rest of a large response (see `splice`)."""
         upstream = exchange.upstream
-        if self._pump is not None or upstream is None or upstream.body_left < SPLICE_FROM:
+        if self.pump is not None or upstream is None or upstream.body_left < SPLICE_FROM:
             return
         if is_plain_tcp(self.transport) and is_plain_tcp(upstream.transport):
             pipes, left = self._factory.pipes, upstream.body_left
-            self._pump = Pump(upstream.transport, self.transport, pipes, left, self._spliced)
+            self.pump = Pump(upstream.transport, self.transport, pipes, left, self._spliced)
 
     def _spliced(self) -> None:
-        upstream = self._exchange.upstream if self._exchange is not None else None
+        upstream = self.exchange.upstream if self.exchange is not None else None
         moved = self._stop_pump()
         if upstream is not None:
             upstream.skip(moved)
 
     def _stop_pump(self) -> int:
-        pump, self._pump = self._pump, None
+        pump, self.pump = self.pump, None
         if pump is None:
             return 0
         pump.stop()
         self.sent += pump.moved
-        self._progress += pump.moved
+        self.progress += pump.moved
         return pump.moved
 
     def finished(self, exchange: Exchange) -> None:
-        """See `exchange.Client`."""
+        """See `exchange.Client`. The client gets what is left before the log its line."""
         self._stop_pump()
-        self._exchange, self._held = None, False
+        self.exchange, self.held = None, False
+        self.ended = self.reactor.seconds()
+        goes_on = self.tunnel is None and not self.closing
+        if goes_on:
+            self._write_out()
         self._factory.answers.served(self, exchange.request, exchange)
-        if self.tunnel is not None or self._closing:
-            return
-        self.since = self.reactor.seconds()
-        if self._keep and not self._draining:
-            self._out_and_on()
-        else:
-            self._close()
+        if goes_on:
+            self._next()
 
-    def _out_and_on(self) -> None:
-        out, self._out = self._out, []
-        if out:
-            self._write(b"".join(out))
-        self._read()
+    def _next(self) -> None:
+        self.since = self.ended
+        if not self._keep or self._draining:
+            self.close()
+        elif self._paused or self._input_ended or not self.reader.idle:
+            self._read()
 
     def refuse(self, refusal: Refusal, site: Site | None) -> None:
         """See `exchange.Client`; also for a request that never became an exchange."""
-        request = self._request
+        request = self.request
         kind, body = self._factory.answers.page(self, refusal, request, site)
-        pairs: list[Pair] = [(b"Content-Type", kind), (b"Server", b"rproxy")]
+        date = formatdate(self.reactor.seconds(), usegmt=True).encode("ascii")
+        pairs: list[Pair] = [(b"Content-Type", kind), (b"Server", b"rproxy"), (b"Date", date)]
         status = refusal.status or 500
         self.status, self.reason = status, refusal.reason
         if isinstance(refusal, Redirect):
@@ -364,52 +352,51 @@ class HttpServer(TwistedProtocol):
             pairs.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
         if request is None or isinstance(refusal, BadRequest):
             self._keep = False
-        self.respond(status, REASONS.get(status, b""), pairs, Framing.LENGTH, len(body))
+        self.respond(status, REASONS.get(status, b""), Fields(pairs), _LENGTH, len(body))
         if request is None or request.method != b"HEAD":
             self.piece(body)
         if request is None:
-            self._close()
+            self.close()
 
     def cut(self) -> None:
         """See `exchange.Client`: a response that ends here must not look complete."""
         self._stop_pump()
-        self._closing = True
-        self._stop_looking()
+        self.closing = True
+        self._watch.stop()
         out, self._out = self._out, []
         if out:
             self.transport.write(b"".join(out))
         self.transport.unregisterProducer()
         self.transport.abortConnection()
 
-    def switch(self, status: int, reason: bytes, pairs: list[Pair], upstream: HttpClient) -> None:
+    def switch(self, status: int, reason: bytes, fields: Fields, upstream: HttpClient) -> None:
         """See `exchange.Client`."""
-        self._write(response_head(status, reason, pairs))
-        self.tunnel, far = End(), End()
-        self.tunnel.transport, far.transport = self.transport, upstream.transport
+        self._write(response_head(status, reason, fields.own, fields.block))
+        tunnel, far = End(), End()
+        self.tunnel = tunnel
+        tunnel.transport, far.transport = self.transport, upstream.transport
         self.transport.unregisterProducer()
-        from_peer, from_client = upstream.detach(), self._reader.take_rest()
+        from_peer, from_client = upstream.detach(), self.reader.take_rest()
         upstream.tunnel = far
         if from_peer:
             self.transport.write(from_peer)
         if from_client:
             upstream.transport.write(from_client)
-        join_ends(self.tunnel, far, self._factory.pipes)
-        self._seen = -1
+        join_ends(tunnel, far, self._factory.pipes)
+        self._watch.forget()
         if self._paused:
             self.transport.resumeProducing()
         if self._input_ended:
-            self.tunnel.readConnectionLost()
+            tunnel.readConnectionLost()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Send what is waiting, then close; a client that still sends is listened to for a moment."""
-        if self._closing:
+        if self.closing:
             return
-        self._closing = True
-        out, self._out = self._out, []
-        if out:
-            self._write(b"".join(out))
+        self.closing = True
+        self._write_out()
         self.transport.unregisterProducer()
-        if not self._input_ended and (self._reader.unread or not self._reader.complete):
+        if not self._input_ended and (self.reader.unread or not self.reader.complete):
             self._linger()
         else:
             self.transport.loseConnection()
@@ -424,16 +411,7 @@ class HttpServer(TwistedProtocol):
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
-        self._stop_looking()
-        self._timer = self._factory.deadlines.after(LINGER, self._stop_lingering)
-
-    def _stop_lingering(self) -> None:
-        """Enough, unless the answer is still on its way to a slow client."""
-        self._timer = None
-        if not _unsent(self.transport) or self._is_stuck(self.reactor.seconds()):
-            self.abort()
-        else:
-            self._timer = self._factory.deadlines.after(LINGER, self._stop_lingering)
+        self._watch.linger()
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -442,128 +420,48 @@ class HttpServer(TwistedProtocol):
     def drain(self) -> None:
         """The proxy stops: no request after the one that is served."""
         self._draining = True
-        if self._exchange is None and self.tunnel is None and self._reader.idle:
-            self._close()
-
-    def _look_later(self) -> None:
-        self._timer = self._factory.deadlines.after(self._limits.look_every, self._look)
-
-    def _stop_looking(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer()
-
-    def _look(self) -> None:
-        """Now and then: is this connection taking too long over anything?"""
-        self._timer = None
-        now = self.reactor.seconds()
-        if self.tunnel is not None:
-            self._look_at_tunnel(now)
-        elif self._exchange is not None:
-            self._look_at_exchange(self._exchange, now)
-        elif self._closing or self._full:
-            if self._is_stuck(now):
-                self.abort()
-        elif self._partial:
-            if now - self.since >= self._limits.head:
-                self._refuse_unread(TooSlow("the request's head took too long"))
-        elif now - self.since >= self._limits.keep_alive:
-            self._close()
-        if self._timer is None and self.connected:
-            self._look_later()
-
-    def _look_at_tunnel(self, now: float) -> None:
-        tunnel, route = self.tunnel, self._exchange.route if self._exchange is not None else None
-        assert tunnel is not None
-        assert route is not None  # a tunnel stays the exchange that it began as
-        if self._stalled(tunnel.moved + (tunnel.far.moved if tunnel.far else 0), now, route.tunnel_idle):
-            self.abort()
-
-    def _look_at_exchange(self, exchange: Exchange, now: float) -> None:
-        if exchange.overdue(now):
-            return
-        waiting = exchange.waiting_for_peer
-        if self._is_stuck(now) and not waiting:
-            exchange.refuse(self._who_is_stuck(exchange))
-        elif not self._reader.complete and not self._held and self._too_slow_body(now):
-            exchange.refuse(TooSlow("the body came too slowly"))
-
-    def _who_is_stuck(self, exchange: Exchange) -> Refusal:
-        """Of the two: a client that sends nothing or takes nothing, or a peer that does so."""
-        if _unsent(self.transport) if exchange.responded else not self._held:
-            return TooSlow("the client neither sent nor took a byte")
-        return PeerTimeout("the peer neither sent nor took a byte")
-
-    def _is_stuck(self, now: float) -> bool:
-        """Whether no byte has come from the client, or arrived at it, for too long."""
-        pump = self._pump
-        moved = pump.moved - pump.held if pump is not None else 0
-        route = self._exchange.route if self._exchange is not None else None
-        patience = route.body_timeout if route is not None else self._limits.body
-        return self._stalled(self._progress + moved - _unsent(self.transport), now, patience)
-
-    def _stalled(self, progress: int, now: float, limit: float) -> bool:
-        if progress != self._seen:
-            self._seen, self._seen_at = progress, now
-        return limit > 0 and now - self._seen_at >= limit
-
-    def _too_slow_body(self, now: float) -> bool:
-        limits, spent, request = self._limits, now - self.since, self._request
-        if request is not None and request.expects_continue and not self._body_bytes:
-            return False  # the peer has not asked for it
-        return (
-            limits.min_rate > 0 and spent > limits.rate_grace and self._body_bytes < limits.min_rate * spent
-        )
+        if self.exchange is None and self.tunnel is None and self.reader.idle:
+            self.close()
 
     def readConnectionLost(self) -> None:
         """Twisted's call: the client sends no more; what it has asked for is still answered."""
         self._input_ended = True
         if self.tunnel is not None:
             self.tunnel.readConnectionLost()
-        elif self._closing or (self._exchange is not None and not self._reader.complete):
+        elif self.closing or (self.exchange is not None and not self.reader.complete):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
-        elif self._exchange is None and not self._full:
-            self._close()
+        elif self.exchange is None and not self.full:
+            self.close()
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call."""
-        self._closing, self.connected = True, 0
-        self._stop_looking()
+        self.closing, self.connected = True, 0
+        self._watch.stop()
         self._stop_pump()
         if self.tunnel is not None:
             self.tunnel.connectionLost(reason)
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.cancel()
+        if self.exchange is not None:
+            self.exchange.cancel()
 
     def pauseProducing(self) -> None:
         """The transport's call: its buffer is full."""
-        self._full = True
-        if self._exchange is not None:
-            self._exchange.client_full()
+        self.full = True
+        if self.exchange is not None:
+            self.exchange.client_full()
 
     def resumeProducing(self) -> None:
         """The transport's call: its buffer is empty again."""
-        self._full = False
-        if self._exchange is not None:
-            self._exchange.client_ready()
+        self.full = False
+        if self.exchange is not None:
+            self.exchange.client_ready()
         self._read()
 
     def stopProducing(self) -> None:
         """The transport's call when it is lost; `connectionLost` follows."""
 
 
-def _unsent(transport: Any) -> int:
-    """Bytes that the client has not acknowledged, in our queue and in the kernel's."""
-    below = getattr(transport, "transport", transport)  # TLS's own transport
-    queued = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
-    in_kernel = array("i", [0])
-    try:
-        ioctl(below.getHandle(), TIOCOUTQ, in_kernel)
-    except (AttributeError, OSError, ValueError):  # not a socket, or closed
-        in_kernel[0] = 0
-    return queued + int(getattr(below, "_tempDataLen", 0)) + in_kernel[0]
+classImplements(HttpServer, IPushProducer, IHalfCloseableProtocol)

@@ -17,7 +17,7 @@ from rproxy.policy.networks import NetworkSet
 from rproxy.policy.rules import HeaderRules
 from rproxy.policy.sticky import remove_cookie
 from rproxy.wire.address import Address, Inet
-from rproxy.wire.message import Framing, Headers, Pair, Request, Response
+from rproxy.wire.message import EMPTY, Block, Fields, Framing, Headers, Pair, Request, Response
 
 MAX_REMEMBERED = 4096
 """Bytes of field values kept per connection: as for the reader, browsers send 600 to 1500 and we add 200."""
@@ -26,7 +26,7 @@ MAX_REMEMBERED = 4096
 class Memory:
     """The fields that went on last from one connection, to be used again if the next message has the same."""
 
-    __slots__ = ("_authority", "_headers", "_pairs", "_rewriter")
+    __slots__ = ("_authority", "_block", "_headers", "_rewriter")
 
     def __init__(self) -> None:
         self.forget()
@@ -36,27 +36,27 @@ class Memory:
         self._headers: Headers | None = None
         self._rewriter: object = None
         self._authority = b""
-        self._pairs: list[Pair] = []
+        self._block = EMPTY
 
-    def recall(self, rewriter: object, headers: Headers, authority: bytes) -> list[Pair] | None:
-        """What `keep` was given for the same three; not to be changed."""
+    def recall(self, rewriter: object, headers: Headers, authority: bytes) -> Block | None:
+        """What `keep` was given for the same three."""
         if self._headers is headers and self._rewriter is rewriter and self._authority == authority:
-            return self._pairs
+            return self._block
         return None
 
-    def keep(self, rewriter: object, headers: Headers, authority: bytes, pairs: list[Pair]) -> None:
-        """Remember `pairs`, unless they are large."""
-        if sum([len(value) for _, value in pairs]) > MAX_REMEMBERED:
+    def keep(self, rewriter: object, headers: Headers, authority: bytes, block: Block) -> None:
+        """Remember `block`, unless it is large."""
+        if sum([len(value) for _, value in block.pairs]) > MAX_REMEMBERED:
             self.forget()
         else:
             self._headers, self._rewriter, self._authority = headers, rewriter, authority
-            self._pairs = pairs
+            self._block = block
 
 
 class ClientFacts:
     """What the requests of one downstream connection say about their client; made once per connection."""
 
-    __slots__ = ("_claim", "_pairs", "_trusted", "https", "memory", "node", "port")
+    __slots__ = ("_claim", "_forwarded_for", "_pairs", "_trusted", "https", "memory", "node", "port")
 
     def __init__(self, client: Address, *, https: bool, port: int, trusted: NetworkSet) -> None:
         """`client` is who connected, or whom a PROXY header names; `https` and `port` are what it used here.
@@ -71,6 +71,7 @@ class ClientFacts:
         self.memory = Memory()
         self._claim = Claims((Hop(self.node, b"https" if https else b"http"),), https, port)
         self._pairs = _forwarding_pairs(self._claim)
+        self._forwarded_for = b", ".join(_nodes(self._claim))
         self._trusted = trusted if is_trusted else None
 
     @property
@@ -87,6 +88,11 @@ class ClientFacts:
     def pairs(self, claims: Claims) -> Sequence[Pair]:
         """The X-Forwarded fields and X-Real-IP that say this."""
         return self._pairs if claims is self._claim else _forwarding_pairs(claims)
+
+    def forwarded_for(self, headers: Headers) -> bytes:
+        """X-Forwarded-For as the peer was told it, for the log; empty if only unix sockets are known."""
+        claims = self.claims(headers)
+        return self._forwarded_for if claims is self._claim else b", ".join(_nodes(claims))
 
 
 class RequestRewriter:
@@ -107,36 +113,35 @@ class RequestRewriter:
         self._late = not rules.names.isdisjoint((b"host", b"x-original-uri"))
         self._sticky = sticky
 
-    def head_pairs(
+    def fields(
         self,
         request: Request,
         client: ClientFacts,
         peer_host: bytes,
         forced_host: bytes | None = None,
         upgrade: bool = False,
-    ) -> list[Pair]:
-        """The fields for the peer that is called `peer_host`: a new list.
+    ) -> Fields:
+        """The fields for the peer that is called `peer_host`.
 
         Host is `forced_host` if given, else the client's, else `peer_host`; by option `peer_host` comes
         before the client's. With `upgrade` the protocols of `upgrade_of` are asked for.
         """
         headers, authority = request.headers, request.authority
         if upgrade:
-            fields = self._fields(request, client, upgrade_of(request))
+            block = Block(self._lasting(request, client, upgrade_of(request)))
         else:
-            memory = client.memory
-            known = memory.recall(self, headers, authority)
+            known = client.memory.recall(self, headers, authority)
             if known is None:
-                known = self._fields(request, client, b"")
-                memory.keep(self, headers, authority, known)
-            fields = known
+                known = Block(self._lasting(request, client, b""))
+                client.memory.keep(self, headers, authority, known)
+            block = known
         host = forced_host or (not self._peer_host and authority) or peer_host
-        pairs = [(b"Host", host), *fields, (b"X-Original-URI", request.target)]
+        own = [(b"Host", host), (b"X-Original-URI", request.target)]
         if request.expects_continue:
-            pairs.append((b"Expect", b"100-continue"))
-        return self._rules.apply(pairs) if self._late else pairs
+            own.append((b"Expect", b"100-continue"))
+        return Fields(self._rules.apply([*own, *block.pairs])) if self._late else Fields(own, block)
 
-    def _fields(self, request: Request, client: ClientFacts, upgrade: bytes) -> list[Pair]:
+    def _lasting(self, request: Request, client: ClientFacts, upgrade: bytes) -> list[Pair]:
         """All but Host, X-Original-URI and Expect: what depends on the fields, the authority and us alone."""
         headers = request.headers
         names = headers.names
@@ -174,23 +179,23 @@ class ResponseRewriter:
     def __init__(self, rules: HeaderRules) -> None:
         self._rules = rules
 
-    def head_pairs(self, response: Response, memory: Memory, upgrade: bool = False) -> list[Pair]:
-        """The fields for the client: a new list. `memory` is that of the peer's connection.
+    def fields(self, response: Response, memory: Memory, upgrade: bool = False) -> Fields:
+        """The fields for the client. `memory` is that of the peer's connection.
 
         With `upgrade` the protocol that a 101 agreed to is announced. The length that the answer to a HEAD,
         or a 304, speaks of is kept, since no body will say it.
         """
         headers = response.headers
-        pairs = memory.recall(self, headers, b"")
-        if pairs is None:
+        block = memory.recall(self, headers, b"")
+        if block is None:
             kept = headers.without(_dropped(_NOT_TO_CLIENTS, response.connection))
-            pairs = self._rules.apply(kept)
-            memory.keep(self, headers, b"", pairs)
+            block = Block(self._rules.apply(kept))
+            memory.keep(self, headers, b"", block)
         if upgrade:
-            return [*pairs, (b"Connection", b"upgrade"), (b"Upgrade", response.upgrade)]
+            return Fields([(b"Connection", b"upgrade"), (b"Upgrade", response.upgrade)], block)
         if response.framing is _NO_BODY and response.status >= 200 and response.status != 204:
-            return pairs + [(b"Content-Length", value) for value in headers.all(b"content-length")]
-        return pairs.copy()
+            return Fields([(b"Content-Length", value) for value in headers.all(b"content-length")], block)
+        return Fields([], block)
 
 
 def upgrade_of(request: Request) -> bytes:
@@ -273,13 +278,17 @@ def _wants_trailers(values: Sequence[bytes]) -> bool:
 
 def _forwarding_pairs(claims: Claims) -> list[Pair]:
     """The fields that say what `claims` says; without addresses if only unix sockets are known."""
-    nodes = [hop.node.encode("ascii") for hop in claims.hops if hop.is_address]
+    nodes = _nodes(claims)
     pairs = [
         (b"X-Forwarded-Proto", b"https" if claims.https else b"http"),
         (b"X-Forwarded-Port", b"%d" % (claims.port or (443 if claims.https else 80))),
         (b"X-Forwarded-Ssl", b"on" if claims.https else b"off"),
     ]
     return [(b"X-Forwarded-For", b", ".join(nodes)), (b"X-Real-IP", nodes[0]), *pairs] if nodes else pairs
+
+
+def _nodes(claims: Claims) -> list[bytes]:
+    return [hop.node.encode("ascii") for hop in claims.hops if hop.is_address]
 
 
 def _forwarded(claims: Claims, authority: bytes) -> bytes:

@@ -77,6 +77,8 @@ class RequestLog:
     ) -> None:
         self._reactor, self._lines, self._redact = reactor, lines, redact
         self._line, self._pattern = FORMATS[style]
+        self.shows_id = style == "json"
+        """Whether a line has the request's number, which is not made before it is needed."""
         self._second, self._stamp = -1, ""
 
     def served(self, request: Served) -> None:

@@ -20,10 +20,9 @@ from twisted.logger import Logger
 from rproxy.errors import Refusal
 from rproxy.policy.balance import InOrder
 from rproxy.upstream.connect import Dial
-from rproxy.upstream.http_client import HttpClient, HttpPeer
+from rproxy.upstream.http_client import Asking, HttpClient, HttpPeer
 from rproxy.upstream.peer import Group, Peer
-from rproxy.wire.http1_write import request_head
-from rproxy.wire.message import Headers, Piece, Response
+from rproxy.wire.message import Fields, Headers, Piece, Response, bare_request
 
 log = Logger()
 
@@ -127,7 +126,7 @@ class Check:
             log.warn("peer {peer} is unhealthy: {why}", peer=peer.name, why=why)
 
 
-class Probe:
+class Probe(Asking):
     """One look at a peer: `done` is called once, with the empty text if it is well, else with why not.
 
     It may be called before `start` returns. `cancel` ends the probe silently.
@@ -186,8 +185,9 @@ class Probe:
             upstream.close()
             return
         self._upstream = upstream
-        head = request_head(b"GET", self._probing.path or b"/", [(b"Host", self._peer.authority)])
-        upstream.ask(self, b"GET", head, upgrade=False, more=False)
+        path = self._probing.path or b"/"
+        fields = Fields([(b"Host", self._peer.authority)])
+        upstream.ask(self, bare_request(b"GET", path), path, fields, False, False)
 
     def interim(self, response: Response) -> None:
         """The connection's call: not yet the answer."""

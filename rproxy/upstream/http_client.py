@@ -9,29 +9,39 @@ closes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, cast
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
-from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    IStreamClientEndpoint,
+)
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
-from rproxy.upstream.peer import NEVER, Peer, Target
+from rproxy.upstream.peer import DOWN_FOR, NEVER, Peer, Target
 from rproxy.upstream.resolve import Names
 from rproxy.wire.http1 import ResponseReader
-from rproxy.wire.message import BadResponse, Headers, Piece, Response
+from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
+from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request, Response
 
 KEEP_IDLE = 20.0
 """Seconds an idle connection is kept: less than by most servers, 60 to 75, so that we close first."""
+_NONE: Final = Framing.NONE
+_CHUNKED: Final = Framing.CHUNKED
+
 SWEEPS = 4
 """Looks at the idle connections per that time: they are kept for up to a quarter longer."""
 
 
-class Asking(Protocol):
-    """What a connection tells while it is asked; implemented by `exchange.Exchange`."""
+class Asking:
+    """What a connection tells while it is asked; to inherit from, as `exchange.Exchange` does."""
+
+    __slots__ = ()
 
     def interim(self, response: Response) -> None:
         """A 1xx response other than 101."""
@@ -61,7 +71,7 @@ class Asking(Protocol):
 class HttpPeer(Peer):
     """A peer that speaks HTTP, with its idle connections; `authority` is the Host it may be called by."""
 
-    __slots__ = ("_sweeping", "authority", "idle", "keep", "keep_idle", "tls")
+    __slots__ = ("_sweeping", "authority", "idle", "keep", "keep_idle", "origin", "tls")
 
     def __init__(
         self,
@@ -76,9 +86,22 @@ class HttpPeer(Peer):
         port: int = 0,
         names: Names | None = None,
         weight: int = 1,
-        **rest: Any,
+        endpoint: IStreamClientEndpoint | None = None,
+        max_fails: int = 1,
+        fail_timeout: float = DOWN_FOR,
     ) -> None:
-        super().__init__(name, fixed=fixed, host=host, port=port, names=names, weight=weight, **rest)
+        super().__init__(
+            name,
+            fixed=fixed,
+            host=host,
+            port=port,
+            names=names,
+            endpoint=endpoint,
+            weight=weight,
+            max_fails=max_fails,
+            fail_timeout=fail_timeout,
+        )
+        self.origin = f"{'http' if tls is None else 'https'}://{name}"
         self.authority, self.tls = authority, tls
         self.keep, self.keep_idle = keep, keep_idle
         self.idle: list[HttpClient] = []
@@ -86,8 +109,8 @@ class HttpPeer(Peer):
 
     def protocol(self, clock: Any, ready: Callable[[HttpClient], object]) -> IProtocol:
         """What a new transport to this peer is given to; `ready` is called with it once it may be asked."""
-        client = HttpClient(self, clock, ready)
-        return client if self.tls is None else self.tls.wrap(client)
+        client: Any = HttpClient(self, clock, ready)
+        return cast(IProtocol, client if self.tls is None else self.tls.wrap(client))
 
     def take_idle(self) -> HttpClient | None:
         """A kept connection, the one used last: the others get a chance to grow old."""
@@ -132,42 +155,49 @@ class HttpPeer(Peer):
             self._sweep_later(clock)
 
 
-@implementer(IPushProducer, IHalfCloseableProtocol)
-class HttpClient(TwistedProtocol):
-    """One connection to a peer."""
-
-    transport: Any
+class HttpClient:
+    """One connection to a peer: a Twisted protocol, without the base class so that it can be compiled."""
 
     def __init__(self, peer: HttpPeer, clock: Any, ready: Callable[[HttpClient], object]) -> None:
         self.peer, self._clock, self._ready = peer, clock, ready
+        self.transport: Any = None
         self._reader = ResponseReader()
         self.memory = Memory()
         self._asking: Asking | None = None
-        self._answered = self._more = self._paused = False
+        self._answered = self._more = self._paused = self._chunked = False
         self.used = False
         """Whether it has answered before: then that it ends may only mean that it was idle for too long."""
         self.since = 0.0
         self.tunnel: Any = None
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Any) -> None:
         """Twisted's call; the transport pauses us, which is to say the client, when its buffer is full."""
-        self.transport.registerProducer(self, True)
+        self.transport = transport
+        transport.registerProducer(self, True)
         ready, self._ready = self._ready, _nothing
         ready(self)
 
-    def ask(self, asking: Asking, method: bytes, head: bytes, *, upgrade: bool, more: bool) -> None:
-        """Send a request's head and expect the response; with `more`, `write` and `sent_all` follow."""
-        self._reader.expect(method, upgrade)
+    def ask(
+        self, asking: Asking, request: Request, target: bytes, fields: Fields, upgrade: bool, more: bool
+    ) -> None:
+        """Send a request's head and expect the response; with `more`, `send_piece` and `send_end` follow."""
+        self._reader.expect(request.method, upgrade)
         self._asking, self._answered, self._more = asking, False, more
-        self.transport.write(head)
+        framing = request.framing
+        self._chunked = framing is _CHUNKED
+        if framing is not _NONE:
+            fields.own += framing_pairs(framing, request.length)
+        self.transport.write(request_head(request.method, target, fields.own, fields.block))
 
-    def write(self, data: bytes) -> None:
-        """Send more of the request."""
-        self.transport.write(data)
+    def send_piece(self, piece: Piece) -> None:
+        """Send more of the request's body."""
+        self.transport.write(b"".join(chunk(piece)) if self._chunked else bytes(piece))
 
-    def sent_all(self) -> None:
+    def send_end(self, trailers: Headers | None) -> None:
         """The request is complete."""
         self._more = False
+        if self._chunked:
+            self.transport.write(last_chunk(trailers.pairs if trailers is not None else ()))
 
     @property
     def body_left(self) -> int:
@@ -251,7 +281,8 @@ class HttpClient(TwistedProtocol):
     def _finish(self, asking: Asking) -> None:
         self._asking, self.used = None, True
         if self._reader.reusable and not self._more and self.peer.put_idle(self, self._clock):
-            self.resume()
+            if self._paused:
+                self.resume()
         else:
             self.close()
         asking.response_end(self._reader.trailers)
@@ -287,7 +318,7 @@ class HttpClient(TwistedProtocol):
     def writeConnectionLost(self) -> None:
         """Twisted's call; only a tunnel shuts half of the connection."""
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call."""
         if self.tunnel is not None:
             self.tunnel.connectionLost(reason)
@@ -316,3 +347,6 @@ class HttpClient(TwistedProtocol):
 
 def _nothing(client: HttpClient) -> None:
     """Stands where a callback was that has been called."""
+
+
+classImplements(HttpClient, IPushProducer, IHalfCloseableProtocol)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rproxy.errors import Refusal
 
@@ -117,6 +117,35 @@ class Headers:
         return f"Headers({list(self.pairs)!r})"
 
 
+class Block:
+    """Fields that messages of one connection have in common, with what HTTP/1 writes for them."""
+
+    __slots__ = ("lines", "pairs")
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = pairs
+        self.lines: bytes | None = None
+        """Made by `http1_write` when first needed, and checked there."""
+
+
+EMPTY: Final = Block(())
+
+
+class Fields:
+    """The fields of a head that is to be written: those of this message alone in front."""
+
+    __slots__ = ("block", "own")
+
+    def __init__(self, own: list[Pair], block: Block = EMPTY) -> None:
+        """`own` may be added to until the head is written, `block` is shared."""
+        self.own, self.block = own, block
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All of them: a new list."""
+        return [*self.own, *self.block.pairs]
+
+
 class Request(NamedTuple):
     """A request's head, every part checked. A tuple because it is made for every request: 0.3 µs."""
 
@@ -144,6 +173,12 @@ class Request(NamedTuple):
     """What Connection names, in lower case; anybody may name anything, `host` too."""
     upgrade: bytes
     """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+
+
+def bare_request(method: bytes, path: bytes) -> Request:
+    """A request of our own, without fields and without a body."""
+    none: frozenset[bytes] = frozenset()
+    return Request(method, path, path, b"", b"", 11, Headers(()), Framing.NONE, 0, True, False, none, b"")
 
 
 class Response(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rproxy.downstream.http_server import LINGER, MOST_PIPELINED, HttpLimits
+from rproxy.downstream.http_server import MOST_PIPELINED
+from rproxy.downstream.http_watch import LINGER, HttpLimits
 from rproxy.downstream.peek import ProxyPolicy
 from rproxy.policy.networks import NetworkSet
 from rproxy.wire.address import Inet
@@ -85,7 +86,7 @@ def test_a_client_that_pipelines_without_end_is_not_read_without_end(worlds: Mak
     world.asked()
     assert client.push(GET * 1_000_000) < 16 << 20
     server = world.servers[0]._become
-    assert server._reader.unread < MOST_PIPELINED + (1 << 17)
+    assert server.reader.unread < MOST_PIPELINED + (1 << 17)
 
 
 def test_a_client_that_never_reads_stops_being_served(worlds: Making) -> None:
@@ -571,8 +572,8 @@ def test_what_leaves_the_pipe_counts_although_the_kernels_queue_stays_as_full(wo
     server = world.servers[0]._become
     stuck = []
     for now, held in ((0.0, 900_000), (50.0, 800_000), (100.0, 700_000), (161.0, 700_000)):
-        server._pump = SimpleNamespace(moved=1_000_000, held=held, stop=lambda: None)
-        stuck.append(server._is_stuck(now))
+        server.pump = SimpleNamespace(moved=1_000_000, held=held, stop=lambda: None)
+        stuck.append(server._watch._is_stuck(now))
     assert stuck == [False, False, False, True]
 
 

@@ -47,7 +47,7 @@ def sent(
     request: Request, client: ClientFacts | None = None, rewriter: RequestRewriter = PLAIN
 ) -> list[Pair]:
     """The fields for the peer, without those that are always ours."""
-    pairs = rewriter.head_pairs(request, client or facts(), b"peer:8080")
+    pairs = rewriter.fields(request, client or facts(), b"peer:8080").pairs
     return [pair for pair in pairs if OURS.get(pair[0]) != pair[1]]
 
 
@@ -93,4 +93,4 @@ PASSED = ResponseRewriter(HeaderRules(Side.RESPONSE))
 
 
 def received(response: Response, rewriter: ResponseRewriter = PASSED, upgrade: bool = False) -> list[Pair]:
-    return rewriter.head_pairs(response, Memory(), upgrade)
+    return rewriter.fields(response, Memory(), upgrade).pairs

@@ -43,7 +43,7 @@ def test_whatever_a_client_sends_our_fields_are_there_once_and_ours(
 ) -> None:
     request = request_with(fields, connection, upgrade)
     client = facts(Inet("10.0.0.9", 1)) if trusted else facts()
-    pairs = WITH_ALL.head_pairs(request, client, b"peer", upgrade=wanted)
+    pairs = WITH_ALL.fields(request, client, b"peer", upgrade=wanted).pairs
     names = [name.lower() for name, _ in pairs]
     expected = OURS | {b"Host": b"app.example", b"X-Rule": b"kept"}
     for name, value in expected.items():

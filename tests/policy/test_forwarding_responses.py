@@ -43,7 +43,7 @@ def test_a_101_says_what_it_switches_to_and_nothing_else_about_connections() -> 
         upgrade=True,
     )
     accept = (b"Sec-WebSocket-Accept", b"y")
-    switched = [accept, (b"Connection", b"upgrade"), (b"Upgrade", b"websocket")]
+    switched = [(b"Connection", b"upgrade"), (b"Upgrade", b"websocket"), accept]
     assert received(response, upgrade=True) == switched
     assert received(response) == [accept]
 
@@ -71,8 +71,8 @@ def test_the_answers_to_head_and_get_may_share_their_fields() -> None:
     get_answer = answer(b"Content-Length: 5")
     head_answer = get_answer._replace(framing=Framing.NONE, length=0)
     for _ in range(2):
-        assert PASSED.head_pairs(get_answer, memory) == []
-        assert PASSED.head_pairs(head_answer, memory) == [(b"Content-Length", b"5")]
+        assert PASSED.fields(get_answer, memory).pairs == []
+        assert PASSED.fields(head_answer, memory).pairs == [(b"Content-Length", b"5")]
 
 
 def test_response_rules_come_last() -> None:
@@ -90,9 +90,9 @@ def test_what_is_remembered_of_a_peer_is_for_one_route_and_safe_from_the_caller(
     memory, response = Memory(), answer(b"A: b")
     other = ResponseRewriter(HeaderRules(Side.RESPONSE, remove=["A"]))
     for _ in range(2):
-        PASSED.head_pairs(response, memory).append((b"Content-Length", b"1"))
-        assert PASSED.head_pairs(response, memory) == [(b"A", b"b")]
-        assert other.head_pairs(response, memory) == []
+        PASSED.fields(response, memory).own.append((b"Content-Length", b"1"))
+        assert PASSED.fields(response, memory).pairs == [(b"A", b"b")]
+        assert other.fields(response, memory).pairs == []
 
 
 WEBSOCKET = [b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: x"]
@@ -101,10 +101,10 @@ WEBSOCKET = [b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-We
 def test_an_upgrade_goes_on_when_it_is_wanted() -> None:
     """R-HU-2."""
     request = get(*WEBSOCKET, b"TE: trailers")
-    pairs = PLAIN.head_pairs(request, facts(), b"peer", upgrade=True)
+    pairs = PLAIN.fields(request, facts(), b"peer", upgrade=True).pairs
     connection = [(b"Connection", b"upgrade"), (b"Upgrade", b"websocket")]
-    assert pairs[1:4] == [(b"Sec-WebSocket-Key", b"x"), *connection]
-    plain = PLAIN.head_pairs(get(*WEBSOCKET), facts(), b"peer")
+    assert pairs[2:5] == [(b"Sec-WebSocket-Key", b"x"), *connection]
+    plain = PLAIN.fields(get(*WEBSOCKET), facts(), b"peer").pairs
     assert not {b"Connection", b"Upgrade"} & {name for name, _ in plain}
 
 
@@ -122,7 +122,7 @@ def test_an_upgrade_goes_on_when_it_is_wanted() -> None:
 def test_no_upgrade_leads_to_requests_that_nobody_routes(upgrade: bytes, offers: bytes) -> None:
     request = get(b"Connection: upgrade", b"Upgrade: " + upgrade)
     assert upgrade_of(request) == offers
-    pairs = PLAIN.head_pairs(request, facts(), b"peer", upgrade=True)
+    pairs = PLAIN.fields(request, facts(), b"peer", upgrade=True).pairs
     assert [value for name, value in pairs if name == b"Upgrade"] == [offers] * bool(offers)
 
 

@@ -13,14 +13,14 @@ from twisted.python.failure import Failure
 
 from rproxy.errors import PeerUnreachable, Refusal
 from rproxy.relay import End
-from rproxy.upstream.http_client import KEEP_IDLE, HttpClient, HttpPeer
-from rproxy.wire.message import Response
+from rproxy.upstream.http_client import KEEP_IDLE, Asking, HttpClient, HttpPeer
+from rproxy.wire.message import Fields, Response, bare_request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-class Asker:
+class Asker(Asking):
     """Implements `http_client.Asking` by remembering."""
 
     def __init__(self) -> None:
@@ -66,9 +66,10 @@ class Setup:
         assert made == [client]
         return made[0]
 
-    def ask(self, client: HttpClient, method: bytes = b"GET", **options: Any) -> Asker:
+    def ask(self, client: HttpClient, upgrade: bool = False, more: bool = False) -> Asker:
         asker = Asker()
-        client.ask(asker, method, HEAD, **({"upgrade": False, "more": False} | options))
+        request = bare_request(b"GET", b"/")
+        client.ask(asker, request, b"/", Fields([(b"Host", b"a")]), upgrade, more)
         return asker
 
     def kept(self) -> HttpClient:
@@ -190,8 +191,8 @@ def test_kept_when_the_request_ended_first() -> None:
     it = Setup()
     client = it.connect()
     it.ask(client, more=True)
-    client.write(b"body")
-    client.sent_all()
+    client.send_piece(b"body")
+    client.send_end(None)
     client.dataReceived(OK)
     assert it.peer.idle == [client]
 
