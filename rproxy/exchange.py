@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, Final, cast
 
+from mypy_extensions import mypyc_attr
+
 from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Redirect, Refusal
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import ClientFacts, agrees, upgrade_of
@@ -29,6 +31,7 @@ MOST_HELD = 65536
 _CHUNKED: Final = Framing.CHUNKED
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Client:
     """The client's side of an exchange: one request of a connection, or one stream.
 

@@ -117,6 +117,8 @@ class HttpServer(Client):
         """Bytes that have come from the client or were written to it; the kernel's are the pump's."""
         self.sent = self.body_bytes = self.status = 0
         self.reason = self._id = ""
+        self.noted: object = None
+        """What `Answers` wants to remember with this connection."""
         self._watch = Watch(self, factory.limits(), factory.deadlines)
 
     def request_id(self) -> str:

@@ -10,10 +10,11 @@ from random import Random
 from rproxy.downstream.http_server import HttpServer
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
+from rproxy.policy.forwarding import ClientFacts
 from rproxy.services.pages import Pages, request_ids
-from rproxy.services.requestlog import RequestLog, Served
+from rproxy.services.requestlog import Client, RequestLog, Served
 from rproxy.sites import Site
-from rproxy.wire.message import Request
+from rproxy.wire.message import Headers, Request
 
 
 class Answers:
@@ -43,46 +44,73 @@ class Answers:
         if request is None or exchange is None:
             line.served(_unread(server))
             return
-        headers, asked = request.headers, exchange.asked_at
+        visitor = _visitor(server)
+        visitor.read(request.headers, server.facts)
         line.served(
             Served(
-                id=server.request_id() if line.shows_id else "",
-                client=server.arrival.client,
-                host=request.authority,
-                scheme=request.scheme,
-                method=request.method,
-                path=request.path,
-                version=request.version,
-                status=exchange.status,
-                size=server.sent,
-                seconds=server.ended - server.since,
-                app=site.app if site is not None else "-",
-                reason=exchange.reason,
-                upstream=exchange.peer_name,
-                forwarded_for=server.facts.forwarded_for(headers),
-                upstream_path=exchange.target,
-                upstream_seconds=exchange.answered_at - asked if exchange.answered_at else None,
-                tls=server.tls_version,
-                user_agent=headers.get(b"user-agent") or b"",
-                referer=headers.get(b"referer") or b"",
+                server.request_id() if line.shows_id else "",
+                visitor.client,
+                request.authority,
+                request.scheme,
+                request.method,
+                request.path,
+                request.version,
+                exchange.status,
+                server.sent,
+                server.ended - server.since,
+                site.app if site is not None else "-",
+                exchange.reason,
+                exchange.peer_name,
+                exchange.target,
+                exchange.answered_at - exchange.asked_at if exchange.answered_at else None,
+                visitor.tls,
+                visitor.agent,
+                visitor.referer,
+                visitor.forwarded_for,
             )
         )
+
+
+class Visitor:
+    """What the lines of one connection have in common, while its requests have the same fields."""
+
+    __slots__ = ("_headers", "agent", "client", "forwarded_for", "referer", "tls")
+
+    def __init__(self, client: Client, tls: str) -> None:
+        self.client, self.tls = client, tls
+        self._headers: Headers | None = None
+        self.agent = self.referer = self.forwarded_for = b""
+
+    def read(self, headers: Headers, facts: ClientFacts) -> None:
+        """Look at a request's fields, unless they are the last ones (see `http1.HeadReader`)."""
+        if headers is not self._headers:
+            self._headers = headers
+            self.agent, self.referer = headers.get(b"user-agent") or b"", headers.get(b"referer") or b""
+            self.forwarded_for = facts.forwarded_for(headers)
+
+
+def _visitor(server: HttpServer) -> Visitor:
+    known = server.noted
+    if isinstance(known, Visitor):
+        return known
+    server.noted = visitor = Visitor(Client(server.arrival.client), server.tls_version)
+    return visitor
 
 
 def _unread(server: HttpServer) -> Served:
     """The line of something that never became a request."""
     return Served(
-        id=server.request_id(),
-        client=server.arrival.client,
-        host=b"",
-        scheme=b"",
-        method=b"",
-        path=b"",
-        version=0,
-        status=server.status,
-        size=server.sent,
-        seconds=server.ended - server.since,
-        app="-",
-        reason=server.reason,
+        server.request_id(),
+        _visitor(server).client,
+        b"",
+        b"",
+        b"",
+        b"",
+        0,
+        server.status,
+        server.sent,
+        server.ended - server.since,
+        "-",
+        server.reason,
         tls=server.tls_version,
     )

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from rproxy.errors import StartError
 
-log = Logger()
+log = Logger(__name__)
 
 FLUSH_EVERY = 0.1
 """Seconds that a line waits for company: a write for each costs more than the line."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from http import HTTPStatus
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from rproxy.services.lines import LineBatch
 from rproxy.wire.address import Address, Inet
@@ -20,50 +21,109 @@ from rproxy.wire.address import Address, Inet
 MOST_SHOWN: Final = 2048
 """Bytes of a field that are written: the longest that people read, while a head may have 64 KiB."""
 REDACTED: Final = b"<redacted>"
+MOST_REPEATED: Final = 256
+"""Texts kept as they are written, 2 KiB and their escapes at most each: clients repeat their User-Agent."""
 
 LogFormat = Literal["rpxy", "common", "combined", "json"]
 
 
-class Served(NamedTuple):
+class Served:
     """A request and what became of it. bytes are as on the wire, empty where there is nothing.
 
-    A tuple because it is made for every request.
+    `client` is what `Client` makes of an address.
     """
 
-    id: str
-    client: Address
-    host: bytes
-    """Host and port as the client sent them."""
-    scheme: bytes
-    """Of an absolute target (HTTP/2 and 3: always), else empty."""
-    method: bytes
-    path: bytes
-    """Path and query as the client sent them."""
-    version: int
-    """10, 11, 20 or 30; 0 where it is not known."""
-    status: int
-    """As sent; 499 where the client left before any."""
-    size: int
-    """Bytes of the response's body that were sent."""
-    seconds: float
-    """From the first byte of the request to the last of the response."""
-    app: str
-    reason: str
-    """Why it ended as it did: a code of ours, never a client's text."""
-    upstream: str = ""
-    """Scheme and location of the peer that answered, `http://10.0.0.5:8080`; empty if none was asked."""
-    upstream_path: bytes = b""
-    """Path and query as the peer was asked for them."""
-    upstream_seconds: float | None = None
-    """Until the head of the peer's response."""
-    tls: str = ""
-    """`TLSv1.3`; empty in clear text."""
-    user_agent: bytes = b""
-    referer: bytes = b""
-    forwarded_for: bytes = b""
-    """X-Forwarded-For as the peer got it."""
-    forwarded: bytes = b""
-    """Forwarded as the peer got it."""
+    __slots__ = (
+        "app",
+        "client",
+        "forwarded",
+        "forwarded_for",
+        "host",
+        "id",
+        "method",
+        "path",
+        "reason",
+        "referer",
+        "scheme",
+        "seconds",
+        "size",
+        "status",
+        "tls",
+        "upstream",
+        "upstream_path",
+        "upstream_seconds",
+        "user_agent",
+        "version",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        client: Client,
+        host: bytes,
+        scheme: bytes,
+        method: bytes,
+        path: bytes,
+        version: int,
+        status: int,
+        size: int,
+        seconds: float,
+        app: str,
+        reason: str,
+        upstream: str = "",
+        upstream_path: bytes = b"",
+        upstream_seconds: float | None = None,
+        tls: str = "",
+        user_agent: bytes = b"",
+        referer: bytes = b"",
+        forwarded_for: bytes = b"",
+        forwarded: bytes = b"",
+    ) -> None:
+        self.id, self.client = id, client
+        self.host = host
+        """Host and port as the client sent them."""
+        self.scheme = scheme
+        """Of an absolute target (HTTP/2 and 3: always), else empty."""
+        self.method = method
+        self.path = path
+        """Path and query as the client sent them."""
+        self.version = version
+        """10, 11, 20 or 30; 0 where it is not known."""
+        self.status = status
+        """As sent; 499 where the client left before any."""
+        self.size = size
+        """Bytes of the response's body that were sent."""
+        self.seconds = seconds
+        """From the first byte of the request to the last of the response."""
+        self.app = app
+        self.reason = reason
+        """Why it ended as it did: a code of ours, never a client's text."""
+        self.upstream = upstream
+        """Scheme and location of the peer that answered, `http://10.0.0.5:8080`; empty if none was asked."""
+        self.upstream_path = upstream_path
+        """Path and query as the peer was asked for them."""
+        self.upstream_seconds = upstream_seconds
+        """Until the head of the peer's response."""
+        self.tls = tls
+        """`TLSv1.3`; empty in clear text."""
+        self.user_agent, self.referer = user_agent, referer
+        self.forwarded_for = forwarded_for
+        """X-Forwarded-For as the peer got it."""
+        self.forwarded = forwarded
+        """Forwarded as the peer got it."""
+
+
+class Client:
+    """Who a connection's requests come from, as it is written; made once for each connection."""
+
+    __slots__ = ("host", "name", "text")
+
+    def __init__(self, address: Address) -> None:
+        self.text = str(address)
+        """As it is; not for a line whose fields end with a space."""
+        self.name = self.text if isinstance(address, Inet) else _word(b"unix:" + address.path)
+        """With the port, `192.0.2.7:1234`; `unix:` and the path of a unix socket."""
+        self.host = address.host if isinstance(address, Inet) else self.name
 
 
 class RequestLog:
@@ -82,13 +142,13 @@ class RequestLog:
         self._second, self._stamp = -1, ""
 
     def served(self, request: Served) -> None:
-        """Write a request down; the line leaves with others, soon."""
+        """Write a request down; the line leaves with others, soon. What is redacted, is so in `request`."""
         now = self._reactor.seconds()
         second = int(now)
         if second != self._second:
             self._second, self._stamp = second, datetime.fromtimestamp(second, UTC).strftime(self._pattern)
         if self._redact:
-            request = _redacted(request)
+            _redact(request)
         self._lines.add(self._line(request, self._stamp, now - second))
 
     def flush(self) -> None:
@@ -106,15 +166,17 @@ def redacted(target: bytes) -> bytes:
 
 def rpxy(request: Served, stamp: str, fraction: float) -> str:
     """A line as rpxy writes it (R-LOG-2), behind the time in microseconds."""
-    r, host, path = request, _word(request.host), _word(request.path)
+    r, host, path = request, _host(request.host), _word(request.path)
+    asked = path if r.upstream_path == r.path else _word(r.upstream_path)
     place = path.partition("?")[0]
     if r.scheme:
         place = f"{_word(r.scheme)}://{host}{place}"
     forwarded = f' "{_text(r.forwarded)}"' if r.forwarded else ""
-    asked = path if r.upstream_path == r.path else _word(r.upstream_path)
+    micros = str(1000000 + int(fraction * 1e6))[1:]  # a format would cost as much as half of the line
+    status = PHRASES.get(r.status) or str(r.status)
     return (
-        f"{stamp}.{int(fraction * 1e6):06d}Z {host or '-'} <- {_client(r.client)} -- {_word(r.method) or '-'}"
-        f" {path or '-'} {VERSIONS.get(r.version, '-')} -- {PHRASES.get(r.status) or r.status} -- {place}"
+        f"{stamp}.{micros}Z {host or '-'} <- {r.client.name} -- {_word(r.method) or '-'} {path or '-'}"
+        f" {VERSIONS.get(r.version, '-')} -- {status} -- {place}"
         f' "{_text(r.user_agent)}", "{_text(r.forwarded_for)}"{forwarded} "{r.upstream}{asked}"\n'
     )
 
@@ -135,7 +197,7 @@ def json(request: Served, stamp: str, fraction: float) -> str:
     r = request
     waited = "null" if r.upstream_seconds is None else f"{r.upstream_seconds:.6f}"
     return (
-        f'{{"time":"{stamp}.{int(fraction * 1e3):03d}Z","id":"{r.id}","client":{_json(str(r.client))}'
+        f'{{"time":"{stamp}.{int(fraction * 1e3):03d}Z","id":"{r.id}","client":{_json(r.client.text)}'
         f',"host":"{_inner(r.host)}","method":"{_inner(r.method)}","path":"{_inner(r.path)}"'
         f',"protocol":"{VERSIONS.get(r.version, "")}","status":{r.status},"bytes":{r.size}'
         f',"duration":{r.seconds:.6f},"upstream":{_json(r.upstream)},"upstream_time":{waited}'
@@ -156,13 +218,13 @@ VERSIONS: Final = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2.0", 30: "HTTP/3.0
 PHRASES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
-def _redacted(request: Served) -> Served:
+def _redact(request: Served) -> None:
     path, upstream_path, referer = request.path, request.upstream_path, request.referer
     if b"?" not in path and b"?" not in upstream_path and b"?" not in referer:
-        return request
-    shown = redacted(path)
-    upstream_shown = shown if upstream_path == path else redacted(upstream_path)
-    return request._replace(path=shown, upstream_path=upstream_shown, referer=redacted(referer))
+        return
+    request.path = redacted(path)
+    request.upstream_path = request.path if upstream_path == path else redacted(upstream_path)
+    request.referer = redacted(referer)
 
 
 def _redacted_pair(pair: bytes) -> bytes:
@@ -171,13 +233,13 @@ def _redacted_pair(pair: bytes) -> bytes:
 
 
 def _common(r: Served, stamp: str) -> str:
-    client = r.client.host if isinstance(r.client, Inet) else _client(r.client)
     line = f"{_word(r.method)} {_word(r.path)} {VERSIONS.get(r.version, '-')}" if r.method else "-"
-    return f'{client} - - [{stamp}] "{line}" {r.status} {r.size or "-"}'
+    return f'{r.client.host} - - [{stamp}] "{line}" {r.status} {r.size or "-"}'
 
 
-def _client(client: Address) -> str:
-    return str(client) if isinstance(client, Inet) else _word(b"unix:" + client.path)
+@lru_cache(MOST_REPEATED)
+def _host(value: bytes) -> str:
+    return _word(value)
 
 
 def _word(value: bytes) -> str:
@@ -187,8 +249,9 @@ def _word(value: bytes) -> str:
     return _escaped(value).replace(" ", "\\x20")
 
 
+@lru_cache(MOST_REPEATED)
 def _text(value: bytes) -> str:
-    """The same with spaces, to be put in quotes."""
+    """The same with spaces, to be put in quotes. Clients repeat themselves, so these are kept."""
     if value.translate(_TEXTS) == value and len(value) <= MOST_SHOWN:
         return value.decode()
     return _escaped(value)

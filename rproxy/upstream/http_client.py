@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
@@ -38,6 +39,7 @@ SWEEPS = 4
 """Looks at the idle connections per that time: they are kept for up to a quarter longer."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Asking:
     """What a connection tells while it is asked; to inherit from, as `exchange.Exchange` does."""
 
@@ -68,6 +70,7 @@ class Asking:
         """The peer takes more again."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class HttpPeer(Peer):
     """A peer that speaks HTTP, with its idle connections; `authority` is the Host it may be called by."""
 

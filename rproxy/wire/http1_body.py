@@ -195,7 +195,9 @@ class MessageReader:
         """The next `count` bytes, all of which are there."""
         buffer, at = self._settled(), self._at
         self._advance(at + count)
-        if count < COPY_BELOW or count == len(buffer):
+        if count == len(buffer):
+            return buffer
+        if count < COPY_BELOW:
             return buffer[at : at + count]
         return memoryview(buffer)[at : at + count]
 

@@ -39,6 +39,7 @@ _REQUEST_LINE = re.compile(
 )
 # The reason may be missing with its space: common, harmless, and we write our own line.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?+\r\n")
+_GOOD = b"HTTP/1.1 200 OK\r\n"
 _VERSIONED = re.compile(rb"%b++ [\x21\x22\x24-\x7e]++ HTTP/[0-9]\.[0-9]\r\n" % _TOKEN)
 _NOT_IN_LINE = re.compile(rb"[^\x20-\x7e\r\n]")
 _NOT_IN_STATUS_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
@@ -105,6 +106,8 @@ def _why_too_long(line: bytes) -> BadRequest:
 
 def read_status_line(buffer: bytes, at: int) -> StatusLine:
     """Parse the status line at `at`, which must be complete; raises `BadResponse`."""
+    if buffer.startswith(_GOOD, at):  # most answers begin with these bytes
+        return 11, 200, b"OK", at + len(_GOOD)
     match = _STATUS_LINE.match(buffer, at, at + MAX_LINE)
     if match is None:
         raise BadResponse("malformed status line")

@@ -16,22 +16,24 @@ from .message import EMPTY, Block, Framing, Pair, Piece
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 """The interim response a client with `expects_continue` waits for."""
 
-_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++ [\x21\x22\x24-\x7e]++ HTTP/1\.1").fullmatch
+_USUAL = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+_IS_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++").fullmatch
+_IS_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]++").fullmatch
+_STATUS = {status: b"%d " % status for status in range(100, 1000)}
 
 
 def request_head(method: bytes, target: bytes, pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
     """A request's head, always as HTTP/1.1; the fields include Host and what frames the body."""
-    line = b"%b %b HTTP/1.1" % (method, target)
-    if not _REQUEST_LINE(line):
+    if not (method in _USUAL or _IS_METHOD(method)) or not _IS_TARGET(target):
         raise ValueError("malformed method or target")
-    return _head(line, pairs, block)
+    return _head([method, b" ", target, b" HTTP/1.1"], pairs, block)
 
 
 def response_head(status: int, reason: bytes, pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
     """A response's head, interim or final, always as HTTP/1.1 (our version, RFC 9110 §2.5)."""
     if not 100 <= status <= 999:
         raise ValueError("status out of range")
-    return _head(b"HTTP/1.1 %d %b" % (status, reason), pairs, block)
+    return _head([b"HTTP/1.1 ", _STATUS[status], reason], pairs, block)
 
 
 def framing_pairs(framing: Framing, length: int) -> list[Pair]:
@@ -53,21 +55,30 @@ def chunk(piece: Piece) -> tuple[bytes, Piece, bytes]:
 
 def last_chunk(trailers: Iterable[Pair] = ()) -> bytes:
     """The end of a chunked body, with trailers if there are any."""
-    return _head(b"0", trailers)
+    return _head([b"0"], trailers)
 
 
-def _head(first: bytes, pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
-    own = _lines([first, *[name + b": " + value for name, value in pairs]])
-    if block.lines is None:
-        block.lines = _lines([name + b": " + value for name, value in block.pairs])
-    return own + block.lines + b"\r\n"
+def _head(parts: list[bytes], pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
+    """`parts` are those of the first line."""
+    lines = block.lines
+    if lines is None:
+        lines = block.lines = _checked(*_written([], block.pairs))
+    return _checked(*_written(parts, pairs)) + lines + b"\r\n"
 
 
-def _lines(lines: list[bytes]) -> bytes:
-    """Each with its CRLF."""
-    ends = len(lines)
-    lines.append(b"")
-    written = b"\r\n".join(lines)
-    if not written.count(b"\n") == written.count(b"\r") == ends or b"\0" in written:
+def _written(parts: list[bytes], pairs: Iterable[Pair]) -> tuple[bytes, int]:
+    """The parts as one line, a line for each field, and how many lines that makes."""
+    ends = 0
+    if parts:
+        parts.append(b"\r\n")
+        ends = 1
+    for name, value in pairs:
+        parts += (name, b": ", value, b"\r\n")
+        ends += 1
+    return b"".join(parts), ends
+
+
+def _checked(lines: bytes, ends: int) -> bytes:
+    if not lines.count(b"\n") == lines.count(b"\r") == ends or b"\0" in lines:
         raise ValueError("line break or NUL in a head")
-    return written
+    return lines

@@ -1,0 +1,106 @@
+"""Compiles the data path with mypyc while a wheel is built; where that fails the wheel is pure Python.
+
+Called by hatchling for `pip install .` (the compiled modules go into the wheel) and `pip install
+--editable .` (they go beside their sources, where Python prefers them). RPROXY_PURE=1 leaves it
+out. Run as a program it prints what is compiled, for the Makefile. Why: docs/adr/0011-compiled-data-path.md
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+COMPILED = (
+    "wire/message",
+    "wire/hostname",
+    "wire/http1",
+    "wire/http1_head",
+    "wire/http1_fields",
+    "wire/http1_body",
+    "wire/http1_write",
+    "policy/balance",
+    "policy/forwarding",
+    "policy/paths",
+    "policy/routes",
+    "upstream/peer",
+    "upstream/http_client",
+    "sites",
+    "exchange",
+    "downstream/http_server",
+    "downstream/http_watch",
+    "services/answers",
+    "services/lines",
+    "services/requestlog",
+)
+"""The modules that run for every request; the others would gain nothing."""
+FLAGS = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+
+
+def sources() -> list[str]:
+    """Their files, relative to the project's root."""
+    return [f"rproxy/{module}.py" for module in COMPILED]
+
+
+def compiled(scratch: Path) -> dict[str, str]:
+    """Compile into `scratch`: the files made, and where they belong in the wheel."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    flags = [*FLAGS, f"--cache-dir={scratch / 'cache'}"]
+    modules = mypycify(
+        [*flags, *sources()],
+        opt_level="3",
+        debug_level="0",
+        group_name="rproxy.compiled",
+        target_dir=str(scratch / "c"),
+    )
+    command = build_ext(Distribution({"name": "rproxy", "ext_modules": modules}))
+    command.build_lib, command.build_temp = str(scratch / "lib"), str(scratch / "temp")
+    command.ensure_finalized()
+    command.run()
+    made = (scratch / "lib").rglob("*" + sysconfig.get_config_var("EXT_SUFFIX"))
+    return {str(path): str(path.relative_to(scratch / "lib")) for path in made}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(" ".join(sources()) + "\n")
+else:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+    class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
+        """What hatchling calls."""
+
+        def initialize(self, version: str, build_data: dict) -> None:  # type: ignore[type-arg]
+            """Before a wheel is put together."""
+            self._scratch = TemporaryDirectory(prefix="rproxy-build-")
+            root = Path(self.root)
+            if version == "editable":
+                _remove(root)
+            if self.target_name != "wheel" or os.environ.get("RPROXY_PURE"):
+                return
+            try:
+                with chdir(root):
+                    made = compiled(Path(self._scratch.name))
+            except (Exception, SystemExit) as problem:  # mypyc and setuptools exit for mistakes of theirs
+                self.app.display_warning(f"rproxy is not compiled, and slower for it: {problem}")
+                return
+            build_data["pure_python"], build_data["infer_tag"] = False, True
+            if version == "editable":
+                for path, place in made.items():
+                    (root / place).write_bytes(Path(path).read_bytes())
+            else:
+                build_data["force_include"].update(made)
+
+        def finalize(self, version: str, build_data: dict, artifact_path: str) -> None:  # type: ignore[type-arg]
+            """When it has been."""
+            self._scratch.cleanup()
+
+    def _remove(root: Path) -> None:
+        """Compiled modules of an earlier editable install, which would hide newer sources."""
+        for path in (root / "rproxy").rglob("*.so"):
+            path.unlink()
