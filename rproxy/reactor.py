@@ -10,25 +10,36 @@ from __future__ import annotations
 
 import errno
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
-from typing import Any
+from typing import Any, Final
 
+from mypy_extensions import mypyc_attr
 from twisted.internet import main
 from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
 
-log = Logger()
+from rproxy.transports import Stream
 
-HUNG_UP = EPOLLHUP | EPOLLERR
+log = Logger(__name__)
+
+IN: Final[int] = EPOLLIN
+OUT: Final[int] = EPOLLOUT
+HUNG_UP: Final[int] = EPOLLHUP | EPOLLERR
 
 
+@mypyc_attr(native_class=False)
 class ProxyReactor(EPollReactor):
     """An epoll reactor for many short events."""
 
     _poller: Any
     _selectables: dict[int, Any]
     _reads: set[int]
+    _writes: set[int]
 
     def doPoll(self, timeout: float | None) -> None:
+        """As `doIteration`, under the name that Twisted's epoll reactor has for it."""
+        self.doIteration(timeout)
+
+    def doIteration(self, timeout: float | None) -> None:
         """One turn: wait for events, at most `timeout` seconds, and deliver them."""
         selectables = self._selectables
         try:
@@ -43,29 +54,95 @@ class ProxyReactor(EPollReactor):
             if selectable is not None and selectables.get(descriptor) is selectable:
                 self._deliver(selectable, descriptor, event)
 
-    doIteration = doPoll
-
     def _deliver(self, selectable: Any, descriptor: int, event: int) -> None:
-        reading = False
         try:
-            if event & HUNG_UP and not event & EPOLLIN:
-                reading = descriptor in self._reads
-                why: Any = main.CONNECTION_DONE if reading else main.CONNECTION_LOST
-            else:
-                why = None
-                if event & EPOLLIN:
-                    why, reading = selectable.doRead(), True
-                if event & EPOLLOUT and not why and selectable.fileno() == descriptor:
-                    why, reading = selectable.doWrite(), False
+            if event == IN and isinstance(selectable, Stream):  # nearly all; compiled, it is a C call
+                reading, why = True, selectable.doRead()
                 if why is None:
                     return
-                if selectable.fileno() != descriptor:  # closed itself, and the number may be another's
-                    return
+            else:
+                reading, why = self._serve(selectable, descriptor, event)
+            if why is None or selectable.fileno() != descriptor:
+                return  # or it closed itself, and the number may be another's
         except BaseException as mistake:
             log.failure("in {selectable}", selectable=selectable.logPrefix())
-            why = mistake
+            reading, why = False, mistake
         if why:
             self._disconnectSelectable(selectable, why, reading)
+
+    def _serve(self, selectable: Any, descriptor: int, event: int) -> tuple[bool, Any]:
+        """Whether it was about reading, and why the connection is lost, if it is."""
+        if event & HUNG_UP and not event & IN:
+            reading = descriptor in self._reads
+            return reading, main.CONNECTION_DONE if reading else main.CONNECTION_LOST
+        reading, why = False, None
+        if event & IN:
+            reading, why = True, selectable.doRead()
+        if event & OUT and not why and selectable.fileno() == descriptor:
+            reading, why = False, selectable.doWrite()
+        return reading, why
+
+    def addReader(self, reader: Any) -> None:
+        """As `IReactorFDSet.addReader`."""
+        descriptor = reader.fileno()
+        if descriptor in self._reads:
+            return
+        if descriptor in self._writes:
+            self._poller.modify(descriptor, IN | OUT)
+        elif not self._register(descriptor, IN):
+            super().addReader(reader)
+            return
+        self._reads.add(descriptor)
+        self._selectables[descriptor] = reader
+
+    def addWriter(self, writer: Any) -> None:
+        """As `IReactorFDSet.addWriter`."""
+        descriptor = writer.fileno()
+        if descriptor in self._writes:
+            return
+        if descriptor in self._reads:
+            self._poller.modify(descriptor, IN | OUT)
+        elif not self._register(descriptor, OUT):
+            super().addWriter(writer)
+            return
+        self._writes.add(descriptor)
+        self._selectables[descriptor] = writer
+
+    def _register(self, descriptor: int, event: int) -> bool:
+        """False for files that epoll cannot watch; those are Twisted's to look at in each turn."""
+        try:
+            self._poller.register(descriptor, event)
+        except PermissionError:
+            return False
+        return True
+
+    def removeReader(self, reader: Any) -> None:
+        """As `IReactorFDSet.removeReader`."""
+        descriptor = reader.fileno()
+        if descriptor not in self._reads:
+            if descriptor not in self._writes:
+                super().removeReader(reader)
+            return
+        if descriptor in self._writes:
+            self._poller.modify(descriptor, OUT)
+        else:
+            del self._selectables[descriptor]
+            self._poller.unregister(descriptor)
+        self._reads.remove(descriptor)
+
+    def removeWriter(self, writer: Any) -> None:
+        """As `IReactorFDSet.removeWriter`."""
+        descriptor = writer.fileno()
+        if descriptor not in self._writes:
+            if descriptor not in self._reads:
+                super().removeWriter(writer)
+            return
+        if descriptor in self._reads:
+            self._poller.modify(descriptor, IN)
+        else:
+            del self._selectables[descriptor]
+            self._poller.unregister(descriptor)
+        self._writes.remove(descriptor)
 
 
 def install() -> None:

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
-from rproxy.splice import Pipes, Pump, is_plain_tcp
+from rproxy.splice import Pipes, Pump, is_plain
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
@@ -160,7 +160,7 @@ class End(Protocol):
 def join_ends(one: End, other: End, pipes: Pipes) -> None:
     """Let the bytes of two connected ends run into each other."""
     one.far, other.far = other, one
-    if is_plain_tcp(one.transport) and is_plain_tcp(other.transport):
+    if is_plain(one.transport) and is_plain(other.transport):
         one.pump = Pump(one.transport, other.transport, pipes)
         other.pump = Pump(other.transport, one.transport, pipes)
     else:

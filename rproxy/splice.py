@@ -1,7 +1,7 @@
 """The relay's fast path: one direction of bytes between two TCP transports, without a protocol call.
 
 A `Pump` takes the place of its source transport's `doRead`: it receives and sends on the sockets
-themselves, and leaves to Twisted's transport what the other socket does not take at once
+themselves, and leaves to the other transport what its socket does not take at once
 (buffering, back-pressure, half-close, closing). After `BULK` bytes it stops copying: the kernel
 moves the bytes through a pipe (splice(2)). Made by `relay`; measured by `sni_conn` and
 `sni_bulk` in bench/. The slow twin is `relay` itself, whose tests run over both.
@@ -14,8 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import main
-from twisted.internet.tcp import Connection
+from rproxy.transports import END, LOST, Mover, Stream
 
 CHUNK = 65536
 BULK = 65536
@@ -71,29 +70,29 @@ class Pipes:
             self.drop(self._idle.pop())
 
 
-class Pump:
+class Pump(Mover):
     """Bytes from `source` to `sink`; `moved` counts them. `stop` it when either transport goes.
 
     With a `limit` it takes no more than that many, stops itself then, and calls `done`.
     """
 
-    __slots__ = ("_done", "_held", "_left", "_pipe", "_pipes", "_recv", "_send", "_sink", "_source", "moved")
+    __slots__ = ("_bulk", "_done", "_held", "_left", "_pipe", "_pipes", "_sink", "_source", "moved")
 
     def __init__(
         self,
-        source: Connection,
-        sink: Connection,
+        source: Stream,
+        sink: Stream,
         pipes: Pipes,
         limit: int = ENDLESS,
         done: Callable[[], object] | None = None,
     ) -> None:
         self._source, self._sink, self._pipes = source, sink, pipes
         self._left, self._done = limit, done
-        self._recv, self._send = source.socket.recv, sink.socket.send
         self._pipe: Pipe | None = None
         self._held = 0
+        self._bulk = False
         self.moved = 0
-        source.doRead = self._copy  # type: ignore[method-assign]
+        source.reads = self
 
     @property
     def held(self) -> int:
@@ -102,42 +101,49 @@ class Pump:
 
     def stop(self) -> None:
         """Give the transports their own methods back and let go of the pipe."""
-        self._source.__dict__.pop("doRead", None)
-        self._sink.__dict__.pop("doWrite", None)
+        if self._source.reads is self:
+            self._source.reads = None
+        if self._sink.writes is self:
+            self._sink.writes = None
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             self._pipes.drop(pipe)
 
+    def readable(self) -> Any:
+        """The source has something: its `doRead`."""
+        return self._splice() if self._bulk else self._copy()
+
     def _copy(self) -> Any:
-        """`doRead` while little has been seen."""
+        """While little has been seen."""
         try:
-            chunk = self._recv(min(CHUNK, self._left))
+            chunk: bytes = self._source.socket.recv(min(CHUNK, self._left))
         except BlockingIOError:
             return None
         except OSError:
-            return main.CONNECTION_LOST
+            return LOST
         if not chunk:
-            return main.CONNECTION_DONE
+            return END
         self.moved += len(chunk)
         self._left -= len(chunk)
+        self._pass_on(chunk)
+        if not self._left:
+            self._end()
+        return None
+
+    def _pass_on(self, chunk: bytes) -> None:
         sink = self._sink
         sent = 0
         if not (sink.dataBuffer or sink._tempDataLen or sink.disconnecting):
             try:
-                sent = self._send(chunk)
+                sent = sink.socket.send(chunk)
             except OSError:  # full, or broken: then the sink's own next attempt reports it
                 sent = 0
-        if sent < len(chunk):
-            if (
-                sink.producer is None
-            ):  # now back-pressure is needed: the sink pauses the source when it is full
-                sink.registerProducer(self._source, True)
-            sink.write(chunk[sent:] if sent else chunk)
-        elif self.moved >= BULK:
-            self._source.doRead = self._splice  # type: ignore[method-assign]
-        if not self._left:
-            self._end()
-        return None
+        if sent == len(chunk):
+            self._bulk = self.moved >= BULK
+            return
+        if sink.producer is None:  # now back-pressure is needed: the sink pauses the source when it is full
+            sink.registerProducer(self._source, True)
+        sink.write(chunk[sent:] if sent else chunk)
 
     def _end(self) -> None:
         self.stop()
@@ -159,16 +165,16 @@ class Pump:
             return None
         except OSError:
             self._pipes.drop(pipe)
-            return main.CONNECTION_LOST
+            return LOST
         if not count:
             self._pipes.give_back(pipe)
-            return main.CONNECTION_DONE
+            return END
         self.moved += count
         self._left -= count
         self._pipe, self._held = pipe, count
         if self._drain() is not None or self._held:
             self._source.stopReading()
-            self._sink.doWrite = self._flush  # type: ignore[method-assign]
+            self._sink.writes = self
             self._sink.startWriting()
         elif not self._left:
             self._end()
@@ -182,18 +188,18 @@ class Pump:
         except BlockingIOError:
             return None
         except OSError:
-            return main.CONNECTION_LOST
+            return LOST
         if not self._held:
             pipe, self._pipe = self._pipe, None
             self._pipes.give_back(pipe)
         return None
 
-    def _flush(self) -> Any:
+    def writable(self) -> Any:
         """The sink's `doWrite` while the pipe holds bytes for it; the source is not read meanwhile."""
         lost = self._drain()
         if lost is not None or self._held:
             return lost
-        self._sink.__dict__.pop("doWrite", None)
+        self._sink.writes = None
         self._sink.stopWriting()
         self._source.resumeProducing()
         if not self._left:
@@ -201,6 +207,6 @@ class Pump:
         return None
 
 
-def is_plain_tcp(transport: Any) -> bool:
-    """Whether a transport is a socket that may be read and written beside its protocol."""
-    return isinstance(transport, Connection) and not transport.TLS
+def is_plain(transport: Any) -> bool:
+    """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
+    return isinstance(transport, Stream)

@@ -1,10 +1,12 @@
-"""Twisted's TCP transport with two costs taken out; made by `upstream.connect` and `services.listeners`.
+"""TCP and unix transports with a straight way from the socket to the protocol.
 
-`write` tries the socket before it queues: Twisted's own waits for the next turn of the loop and
-pays two `epoll_ctl` calls for it. `Outbound` connects without a connector, a Deferred or a timer.
-What is left is Twisted's `Connection`: buffering, producers, half-close and the order of calls
-into the protocol are inherited. Measured by `sni_conn` in bench/; the slow twin in the tests is
-Twisted's own transport.
+`Accepted` is made by `services.listeners`, `Outbound` by `upstream.connect`. They keep Twisted's
+contract (`ITCPTransport`, producers, half-close, the order of calls into the protocol) without
+inheriting from its transports, so that they can be compiled. What is spared: `write` tries the
+socket before it queues, where Twisted's waits for the next turn of the loop and pays two
+`epoll_ctl` calls for it; `Outbound` connects without a connector, a Deferred or a timer; a
+`Mover` may take bytes past the protocol (see `splice`). Measured by `sni_conn` and `h1` in bench/;
+the slow twin in the tests is Twisted's own transport.
 """
 
 from __future__ import annotations
@@ -12,57 +14,246 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from twisted.internet import address, main, tcp
-from twisted.internet.abstract import FileDescriptor
+from mypy_extensions import mypyc_attr
+from twisted.internet import address, main
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    ILoggingContext,
+    IPushProducer,
+    IReadWriteDescriptor,
+    ISystemHandle,
+    ITCPTransport,
+)
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import classImplements
 
-PENDING = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
+log = Logger(__name__)
+
+CHUNK: Final = 65536
+"""Bytes of a read, and of a queue above which a producer is paused; Twisted's, too."""
+SEND: Final = 131072
+"""Bytes that a send is given at most, so that a long queue is not copied for each of them."""
+PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
+CONNECTED = frozenset((0, errno.EISCONN))
 DONE = Failure(main.CONNECTION_DONE)
 ABORTED = Failure(ConnectionAborted())
-CONNECTED = {0, errno.EISCONN}
+LOST: Any = main.CONNECTION_LOST
+END: Any = main.CONNECTION_DONE
+HALF_CLOSEABLE: Any = IHalfCloseableProtocol
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: closing resets the other side."""
 
 
-class EagerWrite(tcp.Connection):
-    """A `tcp.Connection` whose `write` sends at once when nothing is waiting to be sent."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Mover:
+    """Reads or writes a transport's socket in its place, see `splice.Pump`."""
 
-    _shouldShutdown = False  # before close(2) it does nothing: no other process has the socket
+    def readable(self) -> Any:
+        """As `doRead` of the transport it is set as `reads` of."""
+
+    def writable(self) -> Any:
+        """As `doWrite` of the transport it is set as `writes` of."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Stream:
+    """A connected stream socket as a Twisted transport."""
+
+    def __init__(self, reactor: Any, sock: Any, place: Any) -> None:
+        """`place` is the name of the other end's socket."""
+        self.reactor, self.socket, self.place = reactor, sock, place
+        self.protocol: Any = None
+        self.number: int = sock.fileno()
+        """The descriptor; -1 once it is closed."""
+        self.connected = self.disconnected = self.disconnecting = 0
+        self.reads: Mover | None = None
+        self.writes: Mover | None = None
+        # What waits to be sent: the bytes at work, how many of them are gone, and what came behind them.
+        self.dataBuffer: bytes = b""
+        self.offset = 0
+        self._tempDataBuffer: list[bytes] = []
+        self._tempDataLen = 0
+        self.producer: Any = None
+        self.streamingProducer = self.producerPaused = False
+        self._half_closing = self._half_closed = self._aborting = False
+
+    def fileno(self) -> int:
+        """The reactor's call."""
+        return self.number
+
+    def getHandle(self) -> Any:
+        """The socket."""
+        return self.socket
+
+    def getHost(self) -> Any:
+        """Our end, as a Twisted address."""
+        return twisted_address(self.socket.getsockname())
+
+    def getPeer(self) -> Any:
+        """The other end, as a Twisted address."""
+        return twisted_address(self.place)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait here for the socket to take them."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+    def doRead(self) -> Any:
+        """The reactor's call: read once; gives the reason if the connection is lost."""
+        if self._aborting:
+            return None
+        if self.reads is not None:
+            return self.reads.readable()
+        try:
+            data = self.socket.recv(CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return LOST
+        if not data:
+            return END
+        self.protocol.dataReceived(data)
+        return None
 
     def write(self, data: bytes) -> None:
-        """As `ITransport.write`; what the socket does not take now is queued as ever."""
-        if self.dataBuffer or self._tempDataLen or self.TLS or self.disconnecting or not self.connected:
-            super().write(data)
+        """As `ITransport.write`; what the socket does not take now is queued."""
+        if not self.connected or self._half_closed or not data:
             return
-        if self._writeDisconnecting or not data:
+        if self.dataBuffer or self._tempDataLen or self._half_closing or self.disconnecting or self._aborting:
+            self._queue(data)
             return
         try:
-            sent = self.socket.send(data)
-        except OSError:  # would block, or broken: then Twisted's own attempt reports the loss in its turn
+            sent: int = self.socket.send(data)
+        except OSError:  # would block, or broken: then the next attempt reports the loss in its turn
             sent = 0
         if sent < len(data):
-            super().write(data[sent:] if sent else data)
+            self._queue(data[sent:] if sent else data)
 
-    def connectionLost(self, reason: Failure) -> None:
-        """As Twisted's, without asking the reason for the names of all its classes."""
-        if "socket" not in self.__dict__:  # a second call: aborted while it was being lost
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """As `ITransport.writeSequence`."""
+        self.write(b"".join(iovec))
+
+    def _queue(self, data: bytes) -> None:
+        self._tempDataBuffer.append(data)
+        self._tempDataLen += len(data)
+        if self.producer is not None and self.streamingProducer and self.unsent > CHUNK:
+            self.producerPaused = True
+            self.producer.pauseProducing()
+        self.startWriting()
+
+    def doWrite(self) -> Any:
+        """The reactor's call: send of the queue what the socket takes."""
+        if self._aborting:
+            return None
+        if self.writes is not None:
+            return self.writes.writable()
+        if len(self.dataBuffer) - self.offset < SEND:
+            rest = [self.dataBuffer[self.offset :], *self._tempDataBuffer]
+            self.dataBuffer, self.offset = b"".join(rest), 0
+            self._tempDataBuffer, self._tempDataLen = [], 0
+        try:
+            self.offset += self.socket.send(memoryview(self.dataBuffer)[self.offset : self.offset + SEND])
+        except OSError as problem:
+            return None if problem.errno in (errno.EAGAIN, errno.ENOBUFS) else LOST
+        if self.offset == len(self.dataBuffer) and not self._tempDataLen:
+            return self._all_sent()
+        return None
+
+    def _all_sent(self) -> Any:
+        self.dataBuffer, self.offset = b"", 0
+        self.stopWriting()
+        if self.producer is not None and (not self.streamingProducer or self.producerPaused):
+            self.producerPaused = False
+            self.producer.resumeProducing()
+        elif self.disconnecting:
+            return END
+        elif self._half_closing and not self._half_closed:
+            self._half_closed = True
+            self._shut_write_side()
+        return None
+
+    def loseConnection(self) -> None:
+        """As `ITransport.loseConnection`: once everything is sent, and a producer has unregistered."""
+        if not self.connected or self.disconnecting:
             return
-        FileDescriptor.connectionLost(self, reason)
-        self._closeSocket(reason.type is not ConnectionAborted)
-        protocol = self.protocol
-        del self.protocol, self.socket, self.fileno
-        protocol.connectionLost(reason)
+        self.stopReading()
+        if self._half_closed:
+            self.stopWriting()
+            self.connectionLost(DONE)
+        else:
+            self.startWriting()
+            self.disconnecting = 1
 
     def loseWriteConnection(self) -> None:
         """As `ITCPTransport.loseWriteConnection`; at once when nothing is waiting to be sent."""
-        if self.dataBuffer or self._tempDataLen or self.TLS or not self.connected or self.disconnecting:
-            super().loseWriteConnection()
-        elif not self._writeDisconnecting:
-            self._writeDisconnecting = self._writeDisconnected = True
-            self._closeWriteConnection()
+        waits = self.dataBuffer or self._tempDataLen or not self.connected or self.disconnecting
+        pulled = self.producer is not None and not self.streamingProducer
+        if waits or pulled or self._aborting:
+            self._half_closing = True
+            self.startWriting()
+        elif not self._half_closing:
+            self._half_closing = self._half_closed = True
+            self._shut_write_side()
+
+    def _shut_write_side(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other side has gone, which reading will tell
+        protocol = HALF_CLOSEABLE(self.protocol, None)
+        if protocol is not None:
+            self._tell(protocol.writeConnectionLost)
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The reactor's call: the other side has shut its half."""
+        protocol = HALF_CLOSEABLE(self.protocol, None)
+        if protocol is None:
+            self.connectionLost(reason)
+        else:
+            self._tell(protocol.readConnectionLost)
+
+    def writeConnectionLost(self, reason: Failure) -> None:
+        """Of `IHalfCloseableDescriptor`: no reactor calls it."""
+        self.connectionLost(reason)
+
+    def _tell(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception:
+            failure = Failure()
+            log.failure("in {protocol}", failure, protocol=repr(self.protocol))
+            self.connectionLost(failure)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor's call: the end, once."""
+        if self.number < 0:  # a second call: aborted while it was being lost
+            return
+        self.disconnected, self.connected = 1, 0
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            producer.stopProducing()
+        self.stopReading()
+        self.stopWriting()
+        self._close_socket(reason.type is ConnectionAborted)
+        protocol, self.protocol = self.protocol, None
+        protocol.connectionLost(reason)
+
+    def _close_socket(self, reset: bool) -> None:
+        self.number = -1
+        try:
+            if reset:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.socket.close()
+        except OSError:
+            pass  # it is closed all the same (close(2))
 
     def close(self) -> None:
         """Close now, calling `connectionLost` before returning, if nothing is waiting to be sent; else soon.
@@ -70,32 +261,107 @@ class EagerWrite(tcp.Connection):
         `loseConnection` waits for the next turn of the loop, which Twisted promises to protocols.
         Only for callers that are done with the transport and ready to be called.
         """
-        if self.dataBuffer or self._tempDataLen or self.TLS or self.disconnecting or not self.connected:
+        if self.dataBuffer or self._tempDataLen or self.disconnecting or not self.connected:
             self.loseConnection()
         else:
             self.connectionLost(DONE)
 
     def cut(self) -> None:
         """`abortConnection`, but now: resets the other side, calls `connectionLost` before it returns."""
-        if "socket" in self.__dict__:
-            self.connectionLost(ABORTED)
+        self.connectionLost(ABORTED)
+
+    def abortConnection(self) -> None:
+        """As `ITCPTransport.abortConnection`: in the next turn, dropping what is queued."""
+        if self.disconnected or self._aborting:
+            return
+        self._aborting = True
+        self.stopReading()
+        self.stopWriting()
+        self.reactor.callLater(0, self.connectionLost, ABORTED)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """As `IConsumer.registerProducer`."""
+        if self.producer is not None:
+            raise RuntimeError(f"{producer!r} cannot be registered, {self.producer!r} still is")
+        if self.disconnected:
+            producer.stopProducing()
+            return
+        self.producer, self.streamingProducer = producer, streaming
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        """As `IConsumer.unregisterProducer`."""
+        self.producer = None
+        if self.connected and self.disconnecting:
+            self.startWriting()
+
+    def stopConsuming(self) -> None:
+        """Twisted's call when a producer has lost its connection."""
+        self.unregisterProducer()
+        self.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """As `IPushProducer`: read no more for now."""
+        self.stopReading()
+
+    def resumeProducing(self) -> None:
+        """As `IPushProducer`: go on reading."""
+        if self.connected and not self.disconnecting:
+            self.startReading()
+
+    def stopProducing(self) -> None:
+        """As `IPushProducer`."""
+        self.loseConnection()
+
+    def startReading(self) -> None:
+        """Be told when there is something to read."""
+        self.reactor.addReader(self)
+
+    def stopReading(self) -> None:
+        """Be told no more."""
+        self.reactor.removeReader(self)
+
+    def startWriting(self) -> None:
+        """Be told when the socket takes more."""
+        self.reactor.addWriter(self)
+
+    def stopWriting(self) -> None:
+        """Be told no more."""
+        self.reactor.removeWriter(self)
+
+    def getTcpNoDelay(self) -> bool:
+        """As `ITCPTransport`."""
+        return bool(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """As `ITCPTransport`."""
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """As `ITCPTransport`."""
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """As `ITCPTransport`."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    def logPrefix(self) -> str:
+        """Twisted's tag for what is logged on this connection's behalf."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return type(self).__name__
 
 
-class Accepted(EagerWrite, tcp.Server):
+class Accepted(Stream):
     """The transport of an accepted connection."""
 
-    logstr = repstr = "Accepted"
-
-    def __init__(
-        self, sock: socket.socket, protocol: IProtocol, client: Any, server: Any, number: int, reactor: Any
-    ) -> None:
-        """As Twisted's, without the log prefix, which it makes anew for each connection."""
-        FileDescriptor.__init__(self, reactor)
+    def __init__(self, sock: Any, protocol: Any, client: Any, server: Any, number: int, reactor: Any) -> None:
+        """As `twisted.internet.tcp.Server` is made: `client` is the name that accept(2) gave."""
+        super().__init__(reactor, sock, client)
         sock.setblocking(False)
-        self.socket, self.fileno, self.protocol = sock, sock.fileno, protocol
-        self.client, self.server, self.sessionno, self.hostname = client, server, number, client[0]
-        if len(client) == 4:
-            self._addressType = address.IPv6Address
+        self.protocol = protocol
         self.startReading()
         self.connected = 1
 
@@ -103,7 +369,7 @@ class Accepted(EagerWrite, tcp.Server):
 Settled = Callable[["Outbound", int], None]
 
 
-class Outbound(EagerWrite):
+class Outbound(Stream):
     """The transport of a connection that we make: `start`, then `settled(self, errno)` once.
 
     `settled` is called with 0 when connected, with the reason as an errno when not. It may be
@@ -111,11 +377,9 @@ class Outbound(EagerWrite):
     """
 
     def __init__(self, reactor: Any, family: int, target: Any, settled: Settled) -> None:
-        FileDescriptor.__init__(self, reactor)
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self.socket = socket.socket(family, kind)
-        self.fileno = self.socket.fileno
-        self.family, self.target = family, target
+        super().__init__(reactor, socket.socket(family, kind), target)
+        self.family = family
         self._settled: Settled | None = settled
 
     def start(self) -> None:
@@ -133,11 +397,12 @@ class Outbound(EagerWrite):
 
     def _connect(self) -> int:
         try:
-            return self.socket.connect_ex(self.target)
+            code: int = self.socket.connect_ex(self.place)
         except OSError:  # Python's own: a unix path that does not fit into sun_path
             return errno.ENAMETOOLONG
+        return code
 
-    def serve(self, protocol: IProtocol) -> None:
+    def serve(self, protocol: Any) -> None:
         """Hand the connected transport to its protocol."""
         self.protocol = protocol
         self.connected = 1
@@ -148,8 +413,11 @@ class Outbound(EagerWrite):
     def abandon(self) -> None:
         """Give up while not connected; nothing is called any more."""
         self._settled = None
+        self._drop()
+
+    def _drop(self) -> None:
         self.stopWriting()
-        self.socket.close()
+        self._close_socket(False)
 
     def doWrite(self) -> Any:
         """The reactor's call: while connecting it asks how it went, later it flushes the queue."""
@@ -170,25 +438,26 @@ class Outbound(EagerWrite):
         settled, self._settled = self._settled, None
         code = 0 if code in CONNECTED else code
         if code:
-            self.stopWriting()
-            self.socket.close()
+            self._drop()
         if settled is not None:
             settled(self, code)
 
-    def logPrefix(self) -> str:
-        """Twisted's tag for what is logged on this connection's behalf."""
-        return "Outbound"
 
-    def getHost(self) -> Any:
-        """Our end, as a Twisted address."""
-        return self._twisted_address(self.socket.getsockname())
+def twisted_address(name: Any) -> Any:
+    """What Twisted calls a socket's name: of TCP over IPv4 or IPv6, or of a unix socket."""
+    if not isinstance(name, tuple):
+        return address.UNIXAddress(os.fsencode(name) if name else None)
+    kind = address.IPv6Address if len(name) == 4 else address.IPv4Address
+    return kind("TCP", *name)
 
-    def getPeer(self) -> Any:
-        """The peer's end, as a Twisted address."""
-        return self._twisted_address(self.target)
 
-    def _twisted_address(self, name: Any) -> Any:
-        if self.family == socket.AF_UNIX:
-            return address.UNIXAddress(os.fsencode(name) if name else None)
-        kind = address.IPv6Address if self.family == socket.AF_INET6 else address.IPv4Address
-        return kind("TCP", *name)
+classImplements(
+    Stream,
+    IConsumer,
+    IHalfCloseableDescriptor,
+    ILoggingContext,
+    IPushProducer,
+    IReadWriteDescriptor,
+    ISystemHandle,
+    ITCPTransport,
+)

@@ -298,7 +298,7 @@ def test_stopping_closes_a_pipe_that_holds_bytes(line: Line) -> None:
     line.pump.stop()
     line.pump.stop()
     assert (open_files(), line.pipes.returned, line.pipes.dropped) == (files - 2, returned, 1)
-    assert not {"doRead", "doWrite"} & (line.source.__dict__.keys() | line.sink.__dict__.keys())
+    assert (line.source.reads, line.sink.writes) == (None, None)
 
 
 @pytest.mark.parametrize("end", ["source", "sink"])
@@ -374,6 +374,6 @@ def test_a_limit_is_kept_to_the_byte_and_its_end_told_once(seed: int, limit: int
                     line.loop.spin(3)
                 line.collect(20_000)
         assert (bytes(line.got), ends, line.pump.moved) == (octets[:limit], [limit], limit)
-        assert not {"doRead", "doWrite"} & (line.source.__dict__.keys() | line.sink.__dict__.keys())
+        assert (line.source.reads, line.sink.writes) == (None, None)
     finally:
         line.close()

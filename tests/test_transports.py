@@ -99,7 +99,7 @@ class Pair:
 
     def close(self) -> None:
         self.other.close()
-        if "socket" in self.transport.__dict__:
+        if self.transport.fileno() >= 0:
             self.transport.connectionLost(Failure(ConnectionDone()))
 
 

@@ -24,7 +24,7 @@ from rproxy.interfaces import Arrival, arrival_of
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.relay import End, join_ends
 from rproxy.sites import Site, Sites
-from rproxy.splice import Pipes, Pump, is_plain_tcp
+from rproxy.splice import Pipes, Pump, is_plain
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
@@ -301,7 +301,7 @@ class HttpServer(Client):
         upstream = exchange.upstream
         if self.pump is not None or upstream is None or upstream.body_left < SPLICE_FROM:
             return
-        if is_plain_tcp(self.transport) and is_plain_tcp(upstream.transport):
+        if is_plain(self.transport) and is_plain(upstream.transport):
             pipes, left = self._factory.pipes, upstream.body_left
             self.pump = Pump(upstream.transport, self.transport, pipes, left, self._spliced)
 
