@@ -25,6 +25,7 @@ COMPILED = (
     "transports",
     "reactor",
     "splice",
+    "tls",
     "policy/balance",
     "policy/forwarding",
     "policy/paths",

@@ -23,6 +23,7 @@ from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.splice import Pipes, Pump, is_plain
+from rproxy.transports import unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
@@ -130,7 +131,7 @@ class End(Protocol):
             return
         self.stop_pump()
         far.stop_pump()
-        if reason.type is ConnectionDone or _unsent(far.transport):
+        if reason.type is ConnectionDone or unsent_of(far.transport):
             far.transport.unregisterProducer()
             _close(far.transport)
         else:
@@ -153,7 +154,7 @@ class End(Protocol):
         """Those of them that have reached the far side, so that a slow reader of much is not idle."""
         held = self.pump.held if self.pump is not None else 0
         if self.far is not None and not self.far.lost:
-            held += _unsent(self.far.transport) + _queued(self.far.transport)
+            held += unsent_of(self.far.transport) + _queued(self.far.transport)
         return self.moved - held
 
 
@@ -335,9 +336,3 @@ def _queued(transport: Any) -> int:
             continue
         return count[0]
     return 0
-
-
-def _unsent(transport: Any) -> int:
-    """Bytes that wait in a transport's buffer."""
-    buffer = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
-    return buffer + int(getattr(transport, "_tempDataLen", 0))

@@ -1,71 +1,132 @@
 """The TLS layer of one connection, whichever side we are. Made by `downstream.terminate` and `upstream.tls`.
 
-Twisted's `TLSMemoryBIOProtocol` does the work. Added are what a proxy cannot do without: a time
-limit for the handshake and one for the goodbye, a failure told in words, and a transport that
-inner protocols can treat like our TCP ones. Taken out is what costs a connection or a write
-more than its TLS: copying the transport's interfaces, registering with a factory, one `send` per
-record. Measured by `tls_h1`, `tls_handshake` and `tls_bulk` in bench/; the slow twin in the tests
-is Twisted's own. Imports OpenSSL.
+As Twisted's `TLSMemoryBIOProtocol`, a protocol to the transport below and a transport to the
+protocol inside, with what a proxy cannot do without: a time limit for the handshake and one for the
+goodbye, and a failure told in words. It does not inherit from it, so that it can be compiled, and
+asks OpenSSL's functions for bytes directly: pyOpenSSL's methods raise an exception for each read
+that finds nothing and copy everything twice, which cost a small request as much as its
+encryption. Measured by `tls_h1`, `tls_handshake` and `tls_bulk` in bench/; the slow twin in the
+tests is Twisted's own. Imports OpenSSL.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
+from cryptography.hazmat.bindings.openssl.binding import Binding
+from mypy_extensions import mypyc_attr
 from OpenSSL import SSL
-from twisted.internet.interfaces import IProtocol
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.internet import main
+from twisted.internet._producer_helpers import _PullToPush
+from twisted.internet.interfaces import IHandshakeListener, INegotiated, IPushProducer
 from twisted.python.failure import Failure
+from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.keypair import KeyPair
+from rproxy.transports import unsent_of
 
-HANDSHAKE = 10.0
+HANDSHAKE: Final = 10.0
 """Seconds for a handshake: some round trips and a signature."""
-GOODBYE = 5.0
+GOODBYE: Final = 5.0
 """Seconds without progress after which a connection that we have closed is cut off."""
-RECORD = 16384
+RECORD: Final = 16384
 """Bytes in one record, RFC 8446 §5.1."""
-FLUSH = 32768
-"""Bytes taken from OpenSSL at once: the library keeps that much for good, for each connection."""
+FLUSH: Final = 32768
+"""Bytes given to OpenSSL before they are taken out again: each connection keeps that much for good."""
+OUT: Final = FLUSH + 4096
+"""The same with what records add to them."""
+
+_lib: Any = Binding.lib
+_ffi: Any = Binding.ffi
+_WANT_READ: Any = _lib.SSL_ERROR_WANT_READ
+_ZERO_RETURN: Any = _lib.SSL_ERROR_ZERO_RETURN
+_view: Any = _ffi.buffer
+_from_buffer: Any = _ffi.from_buffer
 
 
-class TLSTransport(TLSMemoryBIOProtocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TLSTransport:
     """Wraps `protocol`, whose transport it is; `connection` is new, with accept or connect state set.
 
     `protocol` is connected at once, before the handshake; what it writes waits. `loseConnection`
     sends what was written and the close alert, and means it: a producer is unregistered.
     """
 
-    transport: Any
-    wrappedProtocol: Any
-    _tlsConnection: Any
-    _deadline: Deadline | None = None
-    _unsent = -1
-    _failed = _ended = False
-    _speaks_first = False
-
     def __init__(
-        self, protocol: IProtocol, connection: SSL.Connection, deadlines: Deadlines | None, handshake: float
+        self,
+        protocol: Any,
+        connection: SSL.Connection,
+        deadlines: Deadlines | None,
+        handshake: float,
+        scratch: Scratch | None = None,
+        speaks_first: bool = False,
     ) -> None:
-        super().__init__(_NO_FACTORY, protocol)
-        self._tlsConnection = connection
-        self._appSendBuffer: list[bytes] = []
+        self.wrappedProtocol: Any = protocol
+        self.transport: Any = None
+        self.connected = self.disconnecting = False
+        self._tlsConnection: Any = connection
         self._deadlines, self._handshake = deadlines, handshake
+        self._deadline: Deadline | None = None
+        self._reason: Failure | None = None
+        self._waiting: list[bytes] = []
+        self._producer: Any = None
+        self._pulled: Any = None
+        self._scratch = scratch if scratch is not None else Scratch()
+        self._speaks_first = speaks_first
+        self._unsent = -1
+        self._done = self._lost = self._aborted = self._failed = self._ended = False
 
     def handshake_failed(self, words: str, error: BaseException | None) -> BaseException | None:
         """Called once if the handshake does not succeed; what it returns, if anything, `protocol` is told."""
+        return None
 
     @property
     def version(self) -> str:
         """As in "TLSv1.3"; empty before the handshake and after the connection."""
-        known = self._handshakeDone and self._tlsConnection is not None
+        known = self._done and self._tlsConnection is not None
         return str(self._tlsConnection.get_protocol_version_name()) if known else ""
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        """As `INegotiated` has it: the ALPN protocol, None if there is none."""
+        connection = self._tlsConnection
+        return (connection.get_alpn_proto_negotiated() or None) if connection is not None else None
+
+    def getPeerCertificate(self) -> Any:
+        """As Twisted's: what the other side has shown, None if nothing."""
+        return self._tlsConnection.get_peer_certificate()
 
     def getHandle(self) -> Any:
         """The socket, as of the transport below, so that `local_of` works."""
         return self.transport.getHandle()
+
+    def getHost(self) -> Any:
+        """As of the transport below."""
+        return self.transport.getHost()
+
+    def getPeer(self) -> Any:
+        """As of the transport below."""
+        return self.transport.getPeer()
+
+    def getTcpNoDelay(self) -> bool:
+        """As of the transport below; so are the next three."""
+        return bool(self.transport.getTcpNoDelay())
+
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: D102
+        self.transport.setTcpNoDelay(enabled)
+
+    def getTcpKeepAlive(self) -> bool:  # noqa: D102
+        return bool(self.transport.getTcpKeepAlive())
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: D102
+        self.transport.setTcpKeepAlive(enabled)
+
+    def logPrefix(self) -> str:
+        """Twisted's tag for what is logged on this connection's behalf."""
+        return "TLS"
 
     def makeConnection(self, transport: Any) -> None:
         """Peek's or Twisted's call. A client says hello now, a server waits to be spoken to."""
@@ -73,19 +134,152 @@ class TLSTransport(TLSMemoryBIOProtocol):
         self._wait(self._handshake, self._too_slow)
         self.wrappedProtocol.makeConnection(self)
         if self._speaks_first:
-            self._checkHandshakeStatus()
+            self._shake()
+
+    def dataReceived(self, data: bytes) -> None:
+        """The transport's call: records, cut anywhere."""
+        if self._lost:
+            return
+        _lib.BIO_write(self._tlsConnection._into_ssl, data, len(data))
+        if not self._done:
+            if self._shake():
+                self._read(False)
+            return
+        if self._waiting:
+            self._write_waiting()
+        # Most requests are one record, and then nothing is left when it has been read.
+        self._read(len(data) > 5 and len(data) == 5 + (data[3] << 8 | data[4]))
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; whether it is done."""
+        if self._aborted:
+            return False
+        try:
+            self._tlsConnection.do_handshake()
+        except SSL.WantReadError:
+            self._flush()
+            return False
+        except SSL.Error:
+            self._finish(Failure())
+            return False
+        self._done = True
+        self._stop_clock()
+        if IHandshakeListener.providedBy(self.wrappedProtocol):
+            self.wrappedProtocol.handshakeCompleted()
+        self._write_waiting()
+        return True
+
+    def _read(self, whole: bool) -> None:
+        """Give on what can be decrypted; `whole` if there is one record to read and nothing behind it."""
+        buffer = self._scratch.read
+        while not self._lost:
+            connection = self._tlsConnection
+            count: int = _lib.SSL_read(connection._ssl, buffer, RECORD)
+            if count <= 0:
+                self._end_of_bytes(connection, count)
+                break
+            if not self._aborted:
+                self.wrappedProtocol.dataReceived(_view(buffer, count)[:])
+            if whole:
+                return
+        self._flush()  # OpenSSL may have answered something itself
+
+    def _end_of_bytes(self, connection: Any, count: int) -> None:
+        """Why a read gave nothing: more has to come, the other side has closed, or it is over."""
+        error = _lib.SSL_get_error(connection._ssl, count)
+        if error == _WANT_READ:
+            return
+        if error == _ZERO_RETURN:
+            self._shut_down()
+            self._finish(None)
+            return
+        try:
+            connection._raise_ssl_error(connection._ssl, count)
+        except SSL.Error:
+            self._finish(Failure())
+
+    def write(self, data: bytes) -> None:
+        """As `ITransport.write`; waits for the handshake."""
+        if self._lost or (self.disconnecting and self._producer is None):
+            return
+        if self._done and not self._waiting:
+            self._write(data)
+        else:
+            self._hold(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._waiting.append(data)
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def _write(self, data: bytes) -> None:
+        """Encrypt: a record at a time is what OpenSSL takes."""
+        ssl, size, at = self._tlsConnection._ssl, len(data), 0
+        while at < size and not self._lost:
+            part = data if size <= RECORD else _from_buffer(memoryview(data)[at : at + RECORD])
+            count: int = _lib.SSL_write(ssl, part, len(part))
+            if count <= 0:
+                self._not_written(count, data[at:])
+                return
+            at += count
+            if at % FLUSH == 0:
+                self._flush()
+        self._flush()
+
+    def _not_written(self, count: int, rest: bytes) -> None:
+        connection = self._tlsConnection
+        if _lib.SSL_get_error(connection._ssl, count) == _WANT_READ:
+            self._hold(rest)
+            return
+        try:
+            connection._raise_ssl_error(connection._ssl, count)
+        except SSL.Error:
+            if not self._ended:  # else our half is closed, and what comes late is dropped
+                self._finish(Failure())
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """As `ITransport.writeSequence`."""
+        self.write(b"".join(iovec))
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            self._write(data)
+        if self._waiting:
+            return
+        if self._producer is not None:
+            self._producer.resumeProducing()
+        elif self.disconnecting:
+            self._shut_down()
+        self._end_output()
+
+    def _flush(self) -> None:
+        """Send what OpenSSL has written."""
+        buffer, source = self._scratch.written, self._tlsConnection._from_ssl
+        while True:
+            count: int = _lib.BIO_read(source, buffer, OUT)
+            if count > 0:
+                self.transport.write(_view(buffer, count)[:])
+            if count < OUT:
+                return
 
     def loseConnection(self) -> None:
         """Close after what was written; in this turn of the loop if the other side has closed already."""
         if self.disconnecting or not self.connected:
             return
         self.unregisterProducer()
-        if not self._lostTLSConnection:
+        if not self._lost:
             self.transport.resumeProducing()  # or the answer to our alert is never read
-        super().loseConnection()
+        if not self._done and not self._waiting:
+            self.abortConnection()  # OpenSSL says no goodbye in the middle of a handshake
+        self.disconnecting = True
+        if not self._waiting:
+            self._shut_down()
         self._wait(GOODBYE, self._check_goodbye)
 
-    close = loseConnection
+    def close(self) -> None:
+        """The same: TLS has no shorter way."""
+        self.loseConnection()
 
     def loseWriteConnection(self) -> None:
         """Send the close alert after what was written, and go on receiving (RFC 8446 §6.1)."""
@@ -93,30 +287,52 @@ class TLSTransport(TLSMemoryBIOProtocol):
         self._ended = True
         self._end_output()
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """The transport's call, once; an unfinished handshake has failed."""
-        super().connectionLost(reason)
-        self._stop_clock()
-
-    def _checkHandshakeStatus(self) -> None:
-        super()._checkHandshakeStatus()
-        if self._handshakeDone:
-            self._stop_clock()
-            self._end_output()
-
-    def _unbufferPendingWrites(self) -> None:
-        super()._unbufferPendingWrites()
-        self._end_output()
-
     def _end_output(self) -> None:
-        if self._ended and self._handshakeDone and not self._appSendBuffer:
-            self._shutdownTLS()
+        if self._ended and self._done and not self._waiting:
+            self._shut_down()
 
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+    def abortConnection(self) -> None:
+        """As `ITCPTransport.abortConnection`."""
+        self._aborted = self.disconnecting = True
+        self._shut_down()
+        self.transport.abortConnection()
+
+    def _shut_down(self) -> None:
+        """Say goodbye, or answer one; closes below when both sides have."""
+        if self._tlsConnection is None:
+            return
+        try:
+            both = self._tlsConnection.shutdown()
+        except SSL.Error:  # in the middle of a handshake
+            both = False
+        self._flush()
+        if both:
+            self.transport.loseConnection()
+
+    def _finish(self, reason: Failure | None) -> None:
+        """TLS is over; without a reason `protocol` is told what the transport below says."""
         error = None if reason is None else reason.value
-        if error is not None and not self._handshakeDone:
+        if error is not None and not self._done:
             self._fail(words_of(error), error)
-        super()._tlsShutdownFinished(reason)
+        if isinstance(error, SSL.SysCallError) and error.args == (-1, "Unexpected EOF"):
+            reason = Failure(main.CONNECTION_LOST)
+        if self._reason is None:
+            self._reason = reason
+        self._lost = True
+        self._flush()  # an alert that says why
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The transport's call, once; an unfinished handshake has failed."""
+        if not self._lost:
+            self._tlsConnection.bio_shutdown()
+            self._read(False)
+            self._lost = True
+        told, self._reason = self._reason or reason, None
+        self.connected = False
+        self._stop_clock()
+        self.wrappedProtocol.connectionLost(told)
+        self._tlsConnection = None
 
     def _fail(self, words: str, error: BaseException | None) -> None:
         if not self._failed:
@@ -130,53 +346,17 @@ class TLSTransport(TLSMemoryBIOProtocol):
         self._fail(f"it took more than {self._handshake:g} s", None)
         self.abortConnection()
 
-    def _write(self, octets: bytes) -> None:
-        """As Twisted's, but with one write below for several records."""
-        if self._lostTLSConnection:
-            return
-        connection = self._tlsConnection
-        left: bytes | memoryview[int] = octets
-        try:
-            while left:  # OpenSSL takes one record at a time
-                sent = connection.send(left)
-                if sent == len(left):
-                    break
-                if left is octets:
-                    left = memoryview(octets)
-                left = left[sent:]
-                if (len(octets) - len(left)) % FLUSH == 0:
-                    self._flushSendBIO()
-        except SSL.WantReadError:
-            self._bufferedWrite(bytes(left))
-        except SSL.Error:
-            if not self._ended:  # else our half is closed, and what comes late is dropped
-                self._tlsShutdownFinished(Failure())
-            return
-        self._flushSendBIO()
-
-    def _flushSendBIO(self) -> None:
-        """As Twisted's, but all of it."""
-        read = self._tlsConnection.bio_read
-        try:
-            while True:
-                octets = read(2 * FLUSH)
-                self.transport.write(octets)
-                if len(octets) < FLUSH:
-                    return
-        except SSL.WantReadError:  # nothing left
-            return
-
     def _check_goodbye(self) -> None:
         """Cut off whoever neither takes what is left nor closes."""
         self._deadline = None
-        unsent = _unsent(self.transport)
+        unsent = unsent_of(self.transport)
         if unsent in (0, self._unsent):
             self.transport.abortConnection()
             return
         self._unsent = unsent
         self._wait(GOODBYE, self._check_goodbye)
 
-    def _wait(self, seconds: float, late: Any) -> None:
+    def _wait(self, seconds: float, late: Callable[[], object]) -> None:
         self._stop_clock()
         if self._deadlines is not None and self.connected:
             self._deadline = self._deadlines.after(seconds, late)
@@ -185,6 +365,81 @@ class TLSTransport(TLSMemoryBIOProtocol):
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
             deadline()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """As `IConsumer.registerProducer`."""
+        if self._lost:
+            producer.stopProducing()
+            return
+        pulled = None if streaming else _PullToPush(producer, self)
+        gate = Gate(producer if pulled is None else pulled)
+        self.transport.registerProducer(gate, True)
+        self._producer, self._pulled = gate, pulled
+        if pulled is not None:
+            pulled.startStreaming()
+
+    def unregisterProducer(self) -> None:
+        """As `IConsumer.unregisterProducer`."""
+        if self._producer is None:
+            return
+        if self._pulled is not None:
+            self._pulled.stopStreaming()
+        self._producer = self._pulled = None
+        self.transport.unregisterProducer()
+        if self.disconnecting and not self._waiting:
+            self._shut_down()
+
+    def stopConsuming(self) -> None:
+        """As `IConsumer` producers expect it."""
+        self.unregisterProducer()
+        self.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """As `IPushProducer`: the transport below is not read for now."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """As `IPushProducer`."""
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """As `IPushProducer`."""
+        self.loseConnection()
+
+
+class Gate:
+    """Between a producer and the two that may want it to wait, the handshake and the transport below."""
+
+    __slots__ = ("_paused", "_producer")
+
+    def __init__(self, producer: Any) -> None:
+        self._producer, self._paused = producer, False
+
+    def pauseProducing(self) -> None:
+        """Once is enough."""
+        if not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The same."""
+        if self._paused:
+            self._paused = False
+            self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The transport's call when it is lost."""
+        self._producer.stopProducing()
+
+
+class Scratch:
+    """Where OpenSSL writes to before its bytes are taken: one for all connections of a factory."""
+
+    __slots__ = ("read", "written")
+
+    def __init__(self) -> None:
+        self.read: Any = _ffi.new("char[]", RECORD)
+        self.written: Any = _ffi.new("char[]", OUT)
 
 
 def use_pair(context: SSL.Context, pair: KeyPair) -> None:
@@ -211,20 +466,5 @@ def words_of(error: BaseException) -> str:
     return str(error)
 
 
-class _NoFactory:
-    """Stands where Twisted's protocol has the factory that counts its connections."""
-
-    def registerProtocol(self, protocol: object) -> None:
-        """Not counted."""
-
-    def unregisterProtocol(self, protocol: object) -> None:
-        """Not counted."""
-
-
-_NO_FACTORY: Any = _NoFactory()
-
-
-def _unsent(transport: Any) -> int:
-    """Bytes in a Twisted transport's queue; 0 for a transport that does not say."""
-    queued = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
-    return queued + int(getattr(transport, "_tempDataLen", 0))
+classImplements(TLSTransport, INegotiated, IPushProducer)
+classImplements(Gate, IPushProducer)

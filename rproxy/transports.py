@@ -451,6 +451,17 @@ def twisted_address(name: Any) -> Any:
     return kind("TCP", *name)
 
 
+def unsent_of(transport: Any) -> int:
+    """Bytes that wait for a transport's socket: ours, Twisted's, or one below TLS; 0 if there is no queue."""
+    below = transport
+    while not isinstance(below, Stream) and (lower := getattr(below, "transport", None)) is not None:
+        below = lower
+    if isinstance(below, Stream):
+        return below.unsent
+    queued = len(getattr(below, "dataBuffer", b"")) - int(getattr(below, "offset", 0))
+    return queued + int(getattr(below, "_tempDataLen", 0))
+
+
 classImplements(
     Stream,
     IConsumer,

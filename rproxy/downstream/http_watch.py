@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import PeerTimeout, Refusal, TooSlow
 from rproxy.exchange import Exchange
+from rproxy.transports import unsent_of
 
 if TYPE_CHECKING:
     from rproxy.downstream.http_server import HttpServer
@@ -154,11 +155,9 @@ class Watch:
 
 def _unsent(transport: Any) -> int:
     """Bytes that the client has not acknowledged, in our queue and in the kernel's."""
-    below = getattr(transport, "transport", transport)  # TLS's own transport
-    queued = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
     in_kernel = array("i", [0])
     try:
-        ioctl(below.getHandle(), TIOCOUTQ, in_kernel)
+        ioctl(transport.getHandle(), TIOCOUTQ, in_kernel)
     except (AttributeError, OSError, ValueError):  # not a socket, or closed
         in_kernel[0] = 0
-    return int(queued) + int(getattr(below, "_tempDataLen", 0)) + in_kernel[0]
+    return unsent_of(transport) + in_kernel[0]

@@ -24,6 +24,7 @@ from zope.interface import classImplements
 
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
+from rproxy.transports import unsent_of
 from rproxy.upstream.peer import DOWN_FOR, NEVER, Peer, Target
 from rproxy.upstream.resolve import Names
 from rproxy.wire.http1 import ResponseReader
@@ -235,7 +236,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close, asked or not; nothing more is told. What nobody waits for ends without a reset."""
-        busy = self._asking is not None or self._more or bool(getattr(self.transport, "dataBuffer", b""))
+        busy = self._asking is not None or self._more or unsent_of(self.transport) > 0
         self._asking = None
         if self in self.peer.idle:
             self.peer.idle.remove(self)

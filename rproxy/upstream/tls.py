@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IProtocol
 from rproxy.deadlines import Deadlines
 from rproxy.errors import PeerTimeout, PeerUnreachable
 from rproxy.keypair import load_pair
-from rproxy.tls import HANDSHAKE, TLSTransport, use_pair, words_of
+from rproxy.tls import HANDSHAKE, Scratch, TLSTransport, use_pair, words_of
 from rproxy.wire.hostname import canonical
 
 HTTP1 = b"http/1.1"
@@ -56,6 +56,7 @@ class ClientTLS:
     context: SSL.Context = field(repr=False)
     deadlines: Deadlines | None = field(repr=False)
     handshake: float
+    scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def wrap(self, protocol: IProtocol) -> IProtocol:
         """TLS around a client protocol, to be connected to a transport.
@@ -63,7 +64,8 @@ class ClientTLS:
         `protocol` may write at once: nothing leaves before the peer is verified. When TLS does not
         come about its `connectionLost` gets a `PeerUnreachable` or `PeerTimeout` that says why.
         """
-        return _Peer(self, protocol)
+        peer: Any = _Peer(self, protocol)
+        return cast(IProtocol, peer)
 
 
 def client_options(
@@ -103,8 +105,6 @@ def client_options(
 class _Peer(TLSTransport):
     """A peer's connection, decrypted for the client protocol."""
 
-    _speaks_first = True
-
     def __init__(self, options: ClientTLS, protocol: IProtocol) -> None:
         connection = SSL.Connection(options.context)
         connection.set_connect_state()
@@ -112,7 +112,7 @@ class _Peer(TLSTransport):
             connection.set_tlsext_host_name(options.name.encode("ascii"))
         self._verdict: list[str] = []
         connection.set_app_data(self._verdict)
-        super().__init__(protocol, connection, options.deadlines, options.handshake)
+        super().__init__(protocol, connection, options.deadlines, options.handshake, options.scratch, True)
 
     def handshake_failed(self, words: str, error: BaseException | None) -> PeerUnreachable:
         """What our own verification found says more than OpenSSL's "certificate verify failed"."""
