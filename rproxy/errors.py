@@ -9,7 +9,7 @@ answered: in `downstream.peek`, in `relay` when no peer accepts, for HTTP in `ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Refusal(Exception):
@@ -23,6 +23,8 @@ class Refusal(Exception):
     """HTTP status, or None where HTTP was never spoken."""
     other_peer: ClassVar[bool] = False
     """Whether nothing was sent, so that another peer may be tried."""
+    site: Any = None
+    """The `sites.Site` that refuses, whose pages and log are used; None where no site was found."""
 
 
 class BadHello(Refusal):
@@ -95,6 +97,12 @@ class PeerTimeout(PeerUnreachable):
     reason, status = "peer_timeout", 504
 
 
+class NoPeer(PeerUnreachable):
+    """Nobody is left to ask: each of several peers was asked in vain, or is known to be down or unhealthy."""
+
+    reason, status = "no_peer", 503
+
+
 class UnknownHost(Refusal):
     """A request for a host that no app has."""
 
@@ -123,12 +131,6 @@ class Misdirected(Refusal):
     """A request for a host that this TLS connection is not for (RFC 9110 §15.5.20)."""
 
     reason, status = "misdirected", 421
-
-
-class NoPeer(Refusal):
-    """No peer of the route can be asked: all are down or have failed for this request."""
-
-    reason, status = "no_peer", 503
 
 
 class Redirect(Refusal):

@@ -155,6 +155,7 @@ class Exchange(Asking):
                 self.request, client.arrival, client.secure
             )
         except Refusal as refusal:
+            self.site = refusal.site
             self._refuse(refusal)
             return
         self._find_peer(None, now)
@@ -167,7 +168,7 @@ class Exchange(Asking):
         if peer is None:
             peer = route.group.pick(client.facts.node, self._tried, now)
         if peer is None or len(self._tried) > route.retries:
-            self._refuse(last or NoPeer("all peers are down"))
+            self._refuse(NoPeer("all peers are down") if last is None else self._verdict(last, now))
             return
         upstream = cast(HttpPeer, peer).take_idle()
         if upstream is not None:
@@ -187,6 +188,11 @@ class Exchange(Asking):
             most=route.retries + 1,
         )
         self._dial.start(peer)
+
+    def _verdict(self, last: Refusal, now: float) -> Refusal:
+        """What the client is told: why the last peer failed, or that none is left."""
+        assert self._route is not None
+        return self._route.group.verdict(last, self._tried, now)
 
     def _made(self, peer: Peer) -> Any:
         """A peer has accepted: what its transport is given to."""
@@ -276,7 +282,8 @@ class Exchange(Asking):
             self._switch_or_not(response, fields, upstream)
             return
         if route.sticky is not None:
-            renewal = route.sticky.renewal(self.request, upstream.peer, now, self._client.facts.https)
+            https = self._client.facts.claims(self.request.headers).https
+            renewal = route.sticky.renewal(self.request, upstream.peer, now, https)
             fields.own += [(b"Set-Cookie", renewal)] if renewal is not None else []
         self._client.respond(response.status, response.reason, fields, response.framing, response.length)
 

@@ -112,7 +112,7 @@ class Sites:
     def route(self, request: Request, arrival: Arrival, secure: bool) -> tuple[Site, Route, bytes | None]:
         """The site, the route, and the Host that is forced on the request if any.
 
-        Raises the `Refusal` that answers the request otherwise.
+        Raises the `Refusal` that answers the request otherwise; it knows the site, once that is found.
         """
         name = host_name(request.authority)
         site = (self._secure if secure else self._clear).find(name) if name else None
@@ -128,21 +128,24 @@ class Sites:
             site, forced, name = self._default, self._default.forced_host or None, None
         _check_request(site, request)
         if site.redirect_to and not secure:
-            raise _redirect(site, request, name)
+            raise _by(site, _redirect(site, request, name))
         route = site.routes.find(request.path)
         if route is None:
-            raise NoRoute(site.app)
+            raise _by(site, NoRoute(site.app))
         return site, route, forced
 
     def _in_folder(self, request: Request) -> tuple[Site, Route] | None:
-        """One trailing dot is as good as none here (D-2): the folder has no names that differ in it."""
+        """One trailing dot is as good as none here (D-2): the folder has no names that differ in it.
+
+        What is no name is a bad request, unless the default app takes whatever comes.
+        """
         assert self._folder is not None
         name = host_name(request.authority.partition(b":")[0].removesuffix(b"."))
-        found = self._folder.find(name) if name else None
+        if name is None and self._default is None:
+            raise BadRequest("a Host that cannot be a name")
+        found = self._folder.find(name) if name is not None else None
         if found is not None:
             _check_request(found[0], request)
-            if request.path[:1] != b"/":
-                raise NoRoute(found[0].app)
         return found
 
 
@@ -165,11 +168,16 @@ def _check_names(site: Site | None, name: str | None, arrival: Arrival, sites: N
 
 def _check_request(site: Site, request: Request) -> None:
     if request.framing is Framing.LENGTH and 0 < site.max_body < request.length:
-        raise BodyTooLarge(f"{request.length} bytes")
+        raise _by(site, BodyTooLarge(f"{request.length} bytes"))
     if request.method == b"TRACE" or (request.method == b"CONNECT" and not site.allow_connect):
-        raise MethodNotAllowed(request.method.decode("ascii"))
+        raise _by(site, MethodNotAllowed(request.method.decode("ascii")))
     if not unambiguous(request.path):
-        raise BadRequest("a path that servers disagree about")
+        raise _by(site, BadRequest("a path that servers disagree about"))
+
+
+def _by(site: Site, refusal: Refusal) -> Refusal:
+    refusal.site = site
+    return refusal
 
 
 def _redirect(site: Site, request: Request, name: str | None) -> Redirect | UnknownHost:

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 from rproxy import errors
-from rproxy.errors import ConfigError, PeerTimeout, PeerUnreachable, Problem, Refusal, StartError, UserError
+from rproxy.errors import (
+    ConfigError,
+    NoPeer,
+    PeerTimeout,
+    PeerUnreachable,
+    Problem,
+    Refusal,
+    StartError,
+    UserError,
+)
 
 # The refusals of a connection; those of requests are tested where they are raised.
 ANSWERS = {
@@ -21,6 +30,7 @@ ANSWERS = {
     "BadProxyHeader": ("bad_proxy_header", None, None, False),
     "PeerUnreachable": ("peer_unreachable", 80, 502, True),
     "PeerTimeout": ("peer_timeout", 80, 504, True),
+    "NoPeer": ("no_peer", 80, 503, True),
 }
 
 
@@ -50,6 +60,7 @@ def test_an_unreachable_peer_keeps_the_errno() -> None:
     assert PeerUnreachable("gone", 111).code == 111
     assert PeerUnreachable("gone").code == 0
     assert isinstance(PeerTimeout("late"), PeerUnreachable)
+    assert NoPeer("gone", 111).code == 111
 
 
 @pytest.mark.parametrize(

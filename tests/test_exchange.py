@@ -94,7 +94,7 @@ def test_a_client_is_not_read_on_while_there_is_no_peer(worlds: Making) -> None:
     world.peers[0].endpoint = Never()
     client = world.connect()
     assert client.push(FORM % (64 << 20) + b"x" * (16 << 20)) < 12 << 20
-    assert MOST_HELD <= world.servers[-1]._become._exchange._held_size < MOST_HELD + (1 << 17)
+    assert MOST_HELD <= world.servers[-1]._become.exchange._held_size < MOST_HELD + (1 << 17)
     assert world.open == [1]
     client.reset()  # not noticed, since it is not read: the search ends by its own limit
     world.wait(world.route.connect_timeout * SEARCH + 1)
@@ -124,7 +124,7 @@ def test_a_peer_that_does_not_read_holds_the_client_up(worlds: Making) -> None:
     peer = world.asked()
     sent += client.push(b"x" * (64 << 20))
     assert sent < 24 << 20
-    transport = world.servers[0]._become._exchange.upstream.transport
+    transport = world.servers[0]._become.exchange.upstream.transport
     assert len(transport.dataBuffer) + transport._tempDataLen < 1 << 18
     peer.all(1 << 20)
     assert client.push(b"x" * (64 << 20)) > 0
@@ -313,7 +313,7 @@ def test_with_all_peers_gone_the_client_is_told(worlds: Making) -> None:
     for listening in world.listening:
         listening.close()
     client = world.connect().send(GET + GET)
-    assert statuses_of(client.read()) == [502, 502]
+    assert statuses_of(client.read()) == [503, 503]
     assert world.open == [0, 0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,12 @@ from rproxy.errors import (
     UnknownHost,
 )
 from rproxy.interfaces import Arrival
+from rproxy.policy.balance import InOrder
+from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.paths import PathTable
-from rproxy.sites import Site, Sites, host_name
+from rproxy.policy.rules import HeaderRules, Side
+from rproxy.sites import Route, Site, Sites, host_name
+from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
 from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.http1_write import response_head
@@ -27,7 +32,13 @@ from rproxy.wire.message import BadRequest, Request
 from tests.wire.reading import request_of, requests
 
 CLIENT = Inet("192.0.2.7", 1234)
-ROUTE: Any = "the route"
+ROUTE = Route(
+    b"/",
+    None,
+    Group([Peer("10.0.0.1:80")], InOrder()),
+    RequestRewriter(frozenset(), HeaderRules(Side.REQUEST)),
+    ResponseRewriter(HeaderRules(Side.RESPONSE)),
+)
 
 
 def site(app: str = "app", prefix: bytes = b"/", **rest: Any) -> Site:
@@ -129,6 +140,32 @@ def test_the_check_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (ask(path=b"/x"), NoRoute),
+        (ask(path=b"/api/../x"), BadRequest),
+        (ask(method=b"TRACE"), MethodNotAllowed),
+        (ask(b"b.test", b"/api"), Redirect),
+        (request_of(b"POST /api HTTP/1.1\r\nHost: a.test\r\nContent-Length: 11\r\n\r\n"), BodyTooLarge),
+    ],
+)
+def test_what_a_site_refuses_is_answered_and_logged_in_its_way(
+    request_: Request, kind: type[Refusal]
+) -> None:
+    sites = {"a.test": site("a", b"/api", max_body=10), "b.test": site("b", redirect_to=443)}
+    with pytest.raises(kind) as told:
+        Sites({}, sites).route(request_, arrival(), False)
+    assert told.value.site is sites[request_.authority.decode()]
+
+
+@pytest.mark.parametrize(("host", "name"), [(b"b.test", None), (b"b.test", "a.test")])
+def test_where_no_site_was_found_none_is_said_to_refuse(host: bytes, name: str | None) -> None:
+    with pytest.raises((UnknownHost, Misdirected)) as told:
+        Sites({"a.test": A}, {"a.test": A}).route(ask(host), arrival(name), name is not None)
+    assert told.value.site is None
+
+
+@pytest.mark.parametrize(
     ("request_", "told"),
     [
         (ask(method=b"TRACE"), MethodNotAllowed),
@@ -158,6 +195,91 @@ def test_a_path_without_a_route_is_told_from_an_unknown_host() -> None:
     sites = Sites({}, {"a.test": site(prefix=b"/api")})
     assert routed(sites, ask(path=b"/apix")) is NoRoute
     assert routed(sites, ask(path=b"/api/x")) == ("app", None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"OPTIONS * HTTP/1.1", b"OPTIONS http://a.test HTTP/1.1", b"OPTIONS http://a.test? HTTP/1.1"]
+)
+@pytest.mark.parametrize(("prefix", "told"), [(b"/", ("app", None)), (b"/api", NoRoute)])
+def test_a_question_about_the_whole_server_is_for_the_default_route(
+    line: bytes, prefix: bytes, told: Any
+) -> None:
+    """RFC 9110 §9.3.7; the third is one about `/?`."""
+    request = request_of(line + b"\r\nHost: a.test\r\n\r\n")
+    assert routed(Sites({}, {"a.test": site(prefix=prefix)}), request) == told
+
+
+def test_a_route_that_replaces_its_prefix_leaves_the_whole_server_alone() -> None:
+    route = replace(ROUTE, replacement=b"/api")
+    assert (route.target(b"/x"), route.target(b"*")) == (b"/api/x", b"*")
+
+
+# -- the hosts folder
+
+
+class Folder:
+    """A folder with one name in it."""
+
+    def find(self, name: str) -> Any:
+        return (site("hosts"), ROUTE) if name == "in.folder" else None
+
+
+def with_folder(default: Site | None = None) -> Sites:
+    return Sites({}, {"a.test": A}, default, folder=Folder())
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        (b"in.folder", ("hosts", None)),
+        (b"IN.folder.:80", ("hosts", None)),
+        (b"a.test", ("a", None)),
+        (b"b.test", UnknownHost),
+        (b"127.0.0.1", UnknownHost),
+        (b"a_b.test", BadRequest),
+        (b"[::1]:80", BadRequest),
+        (b".in.folder", BadRequest),
+        (b"in..folder", BadRequest),
+        (b"in.folder..", BadRequest),
+        (b"-in.folder", BadRequest),
+        (b".", BadRequest),
+        (b"..", BadRequest),
+        (b"x" * 255, BadRequest),
+    ],
+)
+def test_where_there_is_a_folder_a_host_that_cannot_be_a_name_is_a_bad_request(
+    host: bytes, told: Any
+) -> None:
+    """D-2."""
+    assert routed(with_folder(), ask(host)) == told
+
+
+def test_a_request_without_a_host_is_a_bad_one_too() -> None:
+    """D-7."""
+    assert routed(with_folder(), request_of(b"GET / HTTP/1.0\r\n\r\n")) is BadRequest
+
+
+@pytest.mark.parametrize("host", [b"b.test", b"a_b.test", b"[::1]", b"127.0.0.1"])
+def test_behind_the_folder_the_default_app_gets_whatever_comes(host: bytes) -> None:
+    assert routed(with_folder(site("rest", forced_host=b"rest.test")), ask(host)) == ("rest", b"rest.test")
+
+
+def test_the_folder_serves_no_tls() -> None:
+    sites = Sites({"a.test": A}, {}, folder=Folder(), check_sni=False)
+    assert routed(sites, ask(b"in.folder"), "a.test") is UnknownHost
+    assert routed(sites, ask(b"a_b.test"), "a.test") is UnknownHost
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (ask(b"in.folder", b"*", b"OPTIONS"), ("hosts", None)),
+        (request_of(b"CONNECT in.folder:80 HTTP/1.1\r\nHost: in.folder:80\r\n\r\n"), MethodNotAllowed),
+        (ask(b"in.folder", b"/a/../b"), BadRequest),
+    ],
+)
+def test_a_folder_is_asked_whatever_an_app_would_be(request_: Request, told: Any) -> None:
+    assert routed(with_folder(), request_) == told
 
 
 # -- redirects

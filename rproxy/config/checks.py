@@ -163,12 +163,10 @@ def _cookie(app: App, path: Path) -> Iterator[Found]:
 
 
 def _no_requests(app: App, path: Path) -> Iterator[Found]:
+    entries = (*path, "reverse_proxy")
     for key in () if app.reverse_proxy else _FOR_REQUESTS & app.model_fields_set:
-        message, entries = (
-            f"{key} is about requests, and this app has no reverse_proxy",
-            (*path, "reverse_proxy"),
-        )
-        yield _found((*path, key), message, "remove it", about=(entries,), at_key=True)
+        message = f"{key} is about requests, and this app has no reverse_proxy"
+        yield _found((*path, key), message, "remove it", about=[entries], at_key=True)
 
 
 def _logs(config: Configuration) -> Iterator[Found]:
@@ -198,10 +196,8 @@ def _certificate(config: Configuration, tls: Tls, path: Path) -> Iterator[Found]
         hint = "give tls_cert_path and tls_cert_key_path, or acme = true, or self_signed = true"
         yield _found(path, message, hint, about=about, at_key=True)
     elif any(given) and not all(given):
-        missing = files[given.index(False)][-1]
-        yield _found(
-            path, f'missing key "{missing}"', "a certificate is of no use without its key", about=files
-        )
+        message = f'missing key "{files[given.index(False)][-1]}"'
+        yield _found(path, message, "a certificate is of no use without its key", about=files)
     if tls.acme and not (config.acme or config.experimental.acme):
         message = "acme = true needs a table [acme] with an email address"
         yield _found((*path, "acme"), message, about=(("acme",), ("experimental", "acme")))
@@ -214,10 +210,8 @@ def _entries(entries: tuple[ReverseProxy, ...], path: Path) -> Iterator[Found]:
         first = seen.setdefault(entry.path, index)
         if first != index:
             what = f"the path {quoted(entry.path)} has an entry already"
-            at, other = (*here, "path"), (*path, first, "path")
-            yield _found(
-                at, what, 'each path has one entry; without a path it is "/"', other=other, about=(here,)
-            )
+            hint = 'each path has one entry; without a path it is "/"'
+            yield _found((*here, "path"), what, hint, other=(*path, first, "path"), about=[here])
         yield from _group(entry.upstream, (*here, "upstream"))
         yield from _probe(entry, (*here, "health_check"))
 
@@ -228,13 +222,8 @@ def _group(upstreams: Sequence[Upstream], path: Path) -> Iterator[Found]:
         for key in () if upstream.tls else sorted(upstream.model_fields_set):
             if key.startswith("tls_"):
                 message = f"{key} is given, but this upstream is spoken to in clear text"
-                yield _found(
-                    (*path, index, key),
-                    message,
-                    "add tls = true",
-                    about=((*path, index, "tls"),),
-                    at_key=True,
-                )
+                at, about = (*path, index, key), [(*path, index, "tls")]
+                yield _found(at, message, "add tls = true", about=about, at_key=True)
         pair = (upstream.tls_client_cert_path, upstream.tls_client_key_path)
         if (pair[0] is None) != (pair[1] is None):
             message = "tls_client_cert_path and tls_client_key_path only work together"
@@ -259,9 +248,12 @@ def _probe(entry: ReverseProxy, path: Path) -> Iterator[Found]:
         message = f"timeout ({probe.timeout:g} s) is not shorter than interval ({probe.interval:g} s)"
         yield _found((*path, "timeout"), message, about=((*path, "interval"),))
     if probe.type == "http" and probe.path is None:
-        yield _found(
-            path, 'missing key "path"', 'type = "http" needs the path to ask for', about=((*path, "path"),)
-        )
+        hint = 'type = "http" needs the path to ask for'
+        yield _found(path, 'missing key "path"', hint, about=[(*path, "path")])
+    for key in sorted(_FOR_ANSWERS & probe.model_fields_set) if probe.type == "tcp" else ():
+        message = f'{key} is given, but a check of the type "tcp" connects and asks for nothing'
+        hint, about = 'add type = "http", or remove it', [(*path, "type")]
+        yield _found((*path, key), message, hint, about=about, at_key=True)
 
 
 def _defaults(config: Configuration) -> Iterator[Found]:
@@ -269,10 +261,8 @@ def _defaults(config: Configuration) -> Iterator[Found]:
     yield from _default(config, "default_application", config.default_application, "reverse_proxy")
     yield from _default(config, "default_passthrough", config.default_passthrough, "passthrough")
     if config.default_app is not None and config.default_application is not None:
-        message = "default_app and default_application are the same thing"
-        yield _found(
-            ("default_application",), message, "keep default_app", other=("default_app",), at_key=True
-        )
+        message, at = "default_app and default_application are the same thing", ("default_application",)
+        yield _found(at, message, "keep default_app", other=("default_app",), at_key=True)
 
 
 def _default(config: Configuration, key: str, name: str | None, part: str) -> Iterator[Found]:
@@ -289,12 +279,11 @@ def _default(config: Configuration, key: str, name: str | None, part: str) -> It
 def _twice(config: Configuration) -> Iterator[Found]:
     old = config.experimental
     if config.acme and old.acme:
-        yield _found(
-            ("experimental", "acme"), "[acme] says the same", "keep one", other=("acme",), at_key=True
-        )
+        at: Path = ("experimental", "acme")
+        yield _found(at, "[acme] says the same", "keep one", other=("acme",), at_key=True)
     sni = "ignore_sni_consistency"
     if sni in config.model_fields_set and sni in old.model_fields_set:
-        at: Path = ("experimental", sni)
+        at = ("experimental", sni)
         yield _found(at, f"{sni} says the same", "keep one", other=(sni,), at_key=True)
     if config.accept_proxy_protocol and old.tcp_recv_proxy_protocol:
         at = ("experimental", "tcp_recv_proxy_protocol")
@@ -342,6 +331,7 @@ def _encrypted(config: Configuration) -> bool:
 _CLEAR: Final[tuple[Path, ...]] = (("listen_port",), ("listen",))
 _ENCRYPTED: Final[tuple[Path, ...]] = (("listen_port_tls",), ("listen_tls",))
 _FOR_REQUESTS: Final = {*Tuned._fields, "request_headers", "response_headers"} - {"connect_timeout"}
+_FOR_ANSWERS: Final = {"path", "expected_status"}
 _SOURCES: Final = ("certificate files", "acme", "self_signed")
 
 CHECKS: Final[tuple[Callable[[Configuration], Iterator[Found]], ...]] = (

@@ -31,6 +31,7 @@ from rproxy.config.values import (
     size,
     whole,
 )
+from rproxy.policy.sticky import DEFAULT_AGE, DEFAULT_NAME
 
 MAX_RETRIES: Final = 16
 """Other peers tried for one request: each may take connect_timeout, and no client waits for more."""
@@ -38,9 +39,6 @@ MAX_HEADER_NAME: Final = 256
 """Characters of a header name: ten times the longest in use."""
 MAX_HEADER_VALUE: Final = 8192
 """Characters of a header value: long security policies have half; common servers take no longer heads."""
-COOKIE_NAME: Final = "rproxy_sticky"
-COOKIE_AGE: Final = 300
-"""Seconds that a sticky cookie lasts after its last use, as in rpxy."""
 
 NOT_FOR_RULES: Final = (
     *("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection"),
@@ -158,8 +156,8 @@ def _cookie_age(value: object) -> int:
 class StickyCookie(Table):
     """The cookie of `load_balance = "sticky"`."""
 
-    name: Annotated[str, PlainValidator(_cookie_name)] = COOKIE_NAME
-    max_age: Annotated[int, PlainValidator(_cookie_age)] = COOKIE_AGE
+    name: Annotated[str, PlainValidator(_cookie_name)] = DEFAULT_NAME
+    max_age: Annotated[int, PlainValidator(_cookie_age)] = DEFAULT_AGE
     """Whole seconds, counted from the last use."""
 
 

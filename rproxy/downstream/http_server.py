@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory, IPushProducer
 from twisted.python.failure import Failure
-from zope.interface import classImplements, implementer
+from zope.interface import classImplements
 
 from rproxy.deadlines import Deadlines
 from rproxy.downstream.http_watch import HttpLimits, Watch
@@ -58,7 +58,6 @@ class Answers(Protocol):
         """Write a finished exchange down."""
 
 
-@implementer(IProtocolFactory)
 class HttpFactory:
     """Serves HTTP/1 on each connection: in clear text, or inside TLS with `secure`."""
 
@@ -466,4 +465,5 @@ class HttpServer(Client):
         """The transport's call when it is lost; `connectionLost` follows."""
 
 
+classImplements(HttpFactory, IProtocolFactory)
 classImplements(HttpServer, IPushProducer, IHalfCloseableProtocol)

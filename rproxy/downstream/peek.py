@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
@@ -27,8 +26,9 @@ from rproxy.wire.alert import alert_record
 from rproxy.wire.clienthello import MAX_HELLO, HelloReader, looks_like_http
 from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
 
-log = Logger()
+log = Logger(__name__)
 
+HALF_CLOSEABLE: Any = IHalfCloseableProtocol
 LINGER = 1.0
 """Seconds for which a refused client's bytes are read and dropped: closing on unread ones would be a
 reset, and the reset would overtake the alert."""
@@ -82,7 +82,6 @@ class Register(Protocol):
     def discard(self, connection: Peek) -> None: ...  # noqa: D102
 
 
-@implementer(IProtocolFactory)
 class PeekFactory:
     """Serves a TLS port: one `Peek` per connection that the limits admit.
 
@@ -114,7 +113,7 @@ class PeekFactory:
     def doStop(self) -> None:
         """Nothing to tear down; Twisted's ports call it."""
 
-    def buildProtocol(self, addr: Any) -> Peek | None:
+    def buildProtocol(self, addr: Any) -> Any:
         """A `Peek` for this peer; None, which closes the connection, when a limit is reached."""
         peer = address_of(addr)
         lease = Lease()
@@ -128,28 +127,29 @@ class PeekFactory:
         return Peek(self, peer, lease)
 
 
-@implementer(IHalfCloseableProtocol)
-class Peek(TwistedProtocol):
-    """One accepted connection; keeps its lease for as long as it lives, whatever it has become."""
+class Peek:
+    """One accepted connection; keeps its lease for as long as it lives, whatever it has become.
 
-    transport: Any
-    _become: IProtocol | None = None
-    _refused = False
-    _header: ProxyHeaderReader | None = None
-    _first = b""
-    _in_header = False
+    A Twisted protocol, without the base class so that it can be compiled.
+    """
 
     def __init__(self, factory: PeekFactory, peer: Address, lease: Lease) -> None:
         self._factory, self._peer, self._lease = factory, peer, lease
         self._options, self._clear = factory.options, factory.clear
-        self._reader = HelloReader(self._options.max_hello)
+        self.transport: Any = None
+        self._reader: HelloReader | None = HelloReader(self._options.max_hello)
         self._arrival: Arrival | None = None
-        self._started = factory.reactor.seconds()
+        self._started: float = factory.reactor.seconds()
         self._deadline: Deadline | None = None
+        self._become: Any = None
+        self._refused = self._in_header = False
+        self._discarded = 0
+        self._header: ProxyHeaderReader | None = None
+        self._first = b""
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Any) -> None:
         """Twisted's call: the clock starts for all that has to come before a route is chosen."""
-        factory = self._factory
+        self.transport, factory = transport, self._factory
         factory.connections.add(self)
         self._arrival = Arrival(factory.listener, self._peer, self._peer, lease=self._lease)
         proxy = self._options.proxy
@@ -178,7 +178,13 @@ class Peek(TwistedProtocol):
         self._deadline = self._factory.deadlines.after(seconds, self._too_slow)
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted's call, until a route is chosen; then it goes to the route's protocol."""
+        """Twisted's call; once a route is chosen it goes to the route's protocol."""
+        if self._header is None and self._become is not None:
+            self._become.dataReceived(data)
+            return
+        if self._refused:
+            self._discard(data)
+            return
         try:
             if self._header is not None:
                 data = self._read_header(self._header, data)
@@ -187,7 +193,8 @@ class Peek(TwistedProtocol):
             elif data:
                 self._read_hello(data)
         except NotTLS as refusal:
-            self._refuse(_not_tls(refusal, self._reader.received), self._reader.received)
+            received = self._reader.received if self._reader is not None else b""
+            self._refuse(_not_tls(refusal, received), received)
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -222,22 +229,23 @@ class Peek(TwistedProtocol):
         self._await_hello()
 
     def _read_hello(self, data: bytes) -> None:
+        assert self._reader is not None
+        assert self._arrival is not None
         hello = self._reader.feed(data)
         if hello is None:
             return
-        assert self._arrival is not None
         self._arrival = arrival = self._arrival.with_hello(hello)
         self._hand_over(self._factory.choose(arrival), arrival)
 
     def _hand_over(self, route: IProtocolFactory, arrival: Arrival) -> None:
-        become: Any = route.buildProtocol(arrival)
+        builds: Any = route
+        become = builds.buildProtocol(arrival)
         if become is None:
             raise TooMany("the route takes no more")
         self._stop_clock()
         self._become = become
-        received = self._reader.received
-        del self._reader
-        self.dataReceived = become.dataReceived  # type: ignore[method-assign]
+        received = self._reader.received if self._reader is not None else b""
+        self._reader = None
         become.makeConnection(self.transport)
         if received:
             become.dataReceived(received)
@@ -256,8 +264,6 @@ class Peek(TwistedProtocol):
         if not answer:
             self.transport.loseConnection()
             return
-        self._discarded = 0
-        self.dataReceived = self._discard  # type: ignore[method-assign]
         self.transport.write(answer)
         self.transport.loseWriteConnection()
         self._deadline = self._factory.deadlines.after(LINGER, self._stop_lingering)
@@ -275,7 +281,7 @@ class Peek(TwistedProtocol):
         """Twisted's call: the client will send no more."""
         if self._become is not None:
             _end_of_input(self._become, self.transport)
-        elif self._refused or not self._reader.received:
+        elif self._refused or self._reader is None or not self._reader.received:
             self.transport.loseConnection()
         else:
             self._refuse(BadHello("the input ended inside the ClientHello"))
@@ -283,11 +289,11 @@ class Peek(TwistedProtocol):
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""
-        half = IHalfCloseableProtocol(self._become, None)
+        half = HALF_CLOSEABLE(self._become, None)
         if half is not None:
             half.writeConnectionLost()
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call, once: everything that was taken is given back."""
         self._stop_clock()
         try:
@@ -297,7 +303,6 @@ class Peek(TwistedProtocol):
                 self._journal("client_left", sent=0)
         finally:
             self._become = None
-            self.__dict__.pop("dataReceived", None)
             self._lease.release()
             self._factory.connections.discard(self)  # last: a drain that waits for this one ends here
 
@@ -322,7 +327,7 @@ class Peek(TwistedProtocol):
             self._arrival,
             app="-",
             peer="-",
-            received=len(self._reader.received),
+            received=len(self._reader.received) if self._reader is not None else 0,
             sent=sent,
             seconds=self._factory.reactor.seconds() - self._started,
             reason=reason,
@@ -343,8 +348,12 @@ def _not_tls(refusal: NotTLS, sent_by_client: bytes) -> Refusal:
 
 
 def _end_of_input(protocol: IProtocol, transport: Any) -> None:
-    half: Any = IHalfCloseableProtocol(protocol, None)
+    half = HALF_CLOSEABLE(protocol, None)
     if half is None:
         transport.loseConnection()
     else:
         half.readConnectionLost()
+
+
+classImplements(PeekFactory, IProtocolFactory)
+classImplements(Peek, IHalfCloseableProtocol)

@@ -7,10 +7,12 @@ down. It keeps no sockets and no clock; chance is an argument.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import accumulate
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 
 class Candidate(Protocol):
@@ -26,9 +28,15 @@ class Candidate(Protocol):
 
 P = TypeVar("P", bound=Candidate)
 
+MOST_TURNS = 256
+"""Turns of a group that are kept, half a KiB each: a round has a turn per peer, or per unit of weight."""
+
 
 class Balancer(Protocol):
-    """Picks one candidate; `client` is the client's address text, the same for all its connections."""
+    """Picks one candidate; `client` is the client's address text, the same for all its connections.
+
+    A sequence of candidates that is shown again is the same as before: it never changes in place.
+    """
 
     def pick(self, candidates: Sequence[P], client: str) -> P: ...  # noqa: D102
 
@@ -42,22 +50,39 @@ class InOrder:
 
 
 class RoundRobin:
-    """Smooth weighted turns: in any `sum(weights)` picks each peer is taken `weight` times, spread out."""
+    """Smooth weighted turns: in any `sum(weights)` picks each peer is taken `weight` times, spread out.
+
+    Turns come round again, and each is worked out once: a pick costs the same however many peers there are.
+    """
 
     def __init__(self) -> None:
-        self._credit: dict[str, int] = {}
+        self._turn = _Turn({})
+        self._known: dict[tuple[int, ...], _Turn] = {}
 
     def pick(self, candidates: Sequence[P], client: str) -> P:
         """The candidate with most credit; credit grows by weight and is paid back in full when taken."""
-        credit = self._credit
-        total, best = 0, candidates[0]
+        turn = self._turn
+        if turn.among is not candidates:
+            self._work_out(turn, candidates)
+        self._turn = turn.next
+        return cast(P, turn.best)
+
+    def _work_out(self, turn: _Turn, candidates: Sequence[P]) -> None:
+        credit = dict(turn.credit)
         for peer in candidates:
             credit[peer.name] = credit.get(peer.name, 0) + peer.weight
-            total += peer.weight
-            if credit[peer.name] > credit[best.name]:
-                best = peer
-        credit[best.name] -= total
-        return best
+        best = max(candidates, key=lambda peer: credit[peer.name])
+        credit[best.name] -= sum([peer.weight for peer in candidates])
+        turn.among, turn.best, turn.next = candidates, best, self._turn_with(credit)
+
+    def _turn_with(self, credit: dict[str, int]) -> _Turn:
+        """The turn at which the peers have this credit; names never leave and keep their order."""
+        key = tuple(credit.values())
+        if key not in self._known:
+            if len(self._known) >= MOST_TURNS:
+                self._known.clear()
+            self._known[key] = _Turn(credit)
+        return self._known[key]
 
 
 class Chance:
@@ -65,10 +90,15 @@ class Chance:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
+        self._among: object = None
+        self._sums: list[int] = []
 
     def pick(self, candidates: Sequence[P], client: str) -> P:
         """Independent of all earlier picks."""
-        return self._rng.choices(candidates, [peer.weight for peer in candidates])[0]
+        if self._among is not candidates:
+            self._among, self._sums = candidates, list(accumulate([peer.weight for peer in candidates]))
+        point = self._rng.random() * self._sums[-1]
+        return candidates[bisect(self._sums, point, 0, len(candidates) - 1)]
 
 
 class LeastConnections:
@@ -79,14 +109,15 @@ class LeastConnections:
 
     def pick(self, candidates: Sequence[P], client: str) -> P:
         """Compares what each would have after taking this one, so that weights count from the first."""
-        size = len(candidates)
-        start = self._turn % size
-        chosen = min(
-            range(start, start + size),
-            key=lambda i: (candidates[i % size].open + 1) / candidates[i % size].weight,
-        )
-        self._turn = chosen % size + 1
-        return candidates[chosen % size]
+        turn, least = self._turn % len(candidates), math.inf
+        chosen = 0
+        for at, peer in enumerate(candidates):
+            load = (peer.open + 1) / peer.weight
+            # Among equals the first from `turn` on, as if the list began there.
+            if load < least or (load == least and chosen < turn <= at):
+                chosen, least = at, load
+        self._turn = chosen + 1
+        return candidates[chosen]
 
 
 class SourceAddress:
@@ -104,6 +135,18 @@ class SourceAddress:
         digest = blake2b(f"{client}|{peer.name}".encode(), digest_size=8).digest()
         uniform = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
         return -peer.weight / math.log(uniform)
+
+
+class _Turn:
+    """What each peer has to its credit, and what that leads to among the candidates shown last."""
+
+    __slots__ = ("among", "best", "credit", "next")
+
+    def __init__(self, credit: dict[str, int]) -> None:
+        self.credit = credit
+        self.among: object = None
+        self.best: Any = None
+        self.next = self
 
 
 BALANCERS: dict[str, Callable[[Random], Balancer]] = {

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+WHOLE_SERVER: Final = b"*"
+"""What stands in the place of a path in `OPTIONS *` (RFC 9110 §9.3.7)."""
 
 
 class PathTable(Generic[T]):
@@ -34,11 +37,12 @@ class PathTable(Generic[T]):
     def find(self, path: bytes) -> T | None:
         """What serves `path`: the longest prefix that ends where a segment of it does, else the default.
 
-        None if nothing does, and for `*` and the empty path of a CONNECT. Bytes are compared as they are:
-        case matters and `%66` is not `f`. Costs at most a look-up per segment, however large the table.
+        None if nothing does, and for the empty path of a CONNECT; `*`, the path of an OPTIONS about a server
+        as a whole, gets the default. Bytes are compared as they are: case matters and `%66` is not `f`. Costs
+        at most a look-up per segment, however large the table.
         """
         if path[:1] != b"/":
-            return None
+            return self._default if path == WHOLE_SERVER else None
         return self._find_longest(path) if self._longest else self._default
 
     def _find_longest(self, path: bytes) -> T | None:
@@ -82,10 +86,11 @@ def unambiguous(path: bytes) -> bool:
 def replaced(path: bytes, prefix: bytes, replacement: bytes | None) -> bytes:
     """`path` with `replacement` in the place of `prefix`, below which `find` saw it; unchanged for None.
 
-    The query goes through as it is. There is exactly one `/` at the join, and never a `//` that was not in
-    the request: `/sub/x` becomes `/x` for `/sub` and `/`, and `/x` becomes `/api/x` for `/` and `/api`.
+    The query goes through as it is, and so does `*`. There is exactly one `/` at the join, and never a `//`
+    that was not in the request: `/sub/x` becomes `/x` for `/sub` and `/`, and `/x` becomes `/api/x` for `/`
+    and `/api`.
     """
-    if replacement is None:
+    if replacement is None or path == WHOLE_SERVER:
         return path
     rest = path[len(prefix.rstrip(b"/")) :]
     if rest.startswith(b"/"):

@@ -1,9 +1,17 @@
 """Sticky sessions: the cookie that keeps a client at one peer of a route. Asked by `exchange` per request.
 
 The cookie is sealed, so nobody learns or chooses a peer by it. It outlives the process, so `now` is seconds
-since 1970. Its format is rpxy's (since 0.12): clients keep their peer when one takes the other's place.
+since 1970. It is sealed as rpxy seals its own (since 0.12):
 
     base64url(1, nonce[12], AES-256-GCM(expiry as int64, server id))
+
+but it is another cookie, on purpose:
+
+- It has no Domain, so that only the host that was asked gets it back, of all the names that an app may have,
+  and no subdomain, which may be somebody else's (RFC 6265 §8.6).
+- It has another name, or a client that knew rpxy would send both for a while.
+- It is renewed while it is used. rpxy's ends 300 s after it was set, so that we do not read it costs a client
+  no more than rpxy itself does every five minutes.
 """
 
 from __future__ import annotations
@@ -15,8 +23,7 @@ from email.utils import formatdate
 from hashlib import sha256
 from typing import NamedTuple
 
-DEFAULT_NAME = "rpxy_sticky_token"
-"""rpxy's name."""
+DEFAULT_NAME = "rproxy_sticky"
 DEFAULT_AGE = 300
 """Seconds, as in rpxy; here they count from the last time the cookie was renewed."""
 SECRET_BYTES = 32
@@ -24,6 +31,9 @@ SECRET_BYTES = 32
 MAX_KNOWN = 1024
 """Valid cookies kept with what they say, 0.4 KiB each: clients repeat theirs with every request, and opening
 one costs 10 µs."""
+MOST_TRIED = 4
+"""Cookies of our name that are opened for one request. Below the paths of two sticky routes a client sends
+both, the nearer one first (RFC 6265 §5.4); few nest deeper, and a head full of them would cost 5 ms."""
 
 
 class Token(NamedTuple):
@@ -61,14 +71,12 @@ class StickyCookie:
         entropy: Callable[[int], bytes],
         *,
         path: str = "/",
-        domain: str = "",
         name: str = DEFAULT_NAME,
         age: int = DEFAULT_AGE,
     ) -> None:
         """`entropy(n)` gives n bytes that never come again (`os.urandom`); `age` is seconds, 1 or more.
 
-        An empty `domain` makes a cookie for the requested host alone. Raises ValueError for what no
-        Set-Cookie can carry and for a secret that has not 32 bytes.
+        Raises ValueError for what no Set-Cookie can carry and for a secret that has not 32 bytes.
         """
         # Here, so that only a configuration with sticky routes loads it.
         from cryptography.exceptions import InvalidTag
@@ -76,28 +84,28 @@ class StickyCookie:
 
         if len(secret) != SECRET_BYTES:
             raise ValueError(f"The secret of a sticky cookie has {SECRET_BYTES} bytes.")
-        if not _IS_TOKEN(name) or not _IS_ATTRIBUTE(path) or not _IS_ATTRIBUTE(domain) or age < 1:
-            raise ValueError(f"No cookie can be called {name!r} for {domain!r} and {path!r} for {age} s.")
-        domain = domain.lower()
+        if not _IS_TOKEN(name) or not _IS_ATTRIBUTE(path) or age < 1:
+            raise ValueError(f"No cookie can be called {name!r} for {path!r} for {age} s.")
         self.name = name.encode("ascii")
         self._age = age
         self._cipher, self._invalid = AESGCM(secret), InvalidTag
         self._find = re.compile(rb"(?:\A|;)[ \t]*+" + re.escape(self.name) + rb"=([^; \t]*+)").findall
         self._known: dict[bytes, Token] = {}
         self._entropy = entropy
-        # A cookie of another route, or under another name, is not valid here.
-        self._bound = f"rpxy-sticky-v1\0{name}\0{domain}\0{path}\0".encode("ascii")
+        # A cookie of another path, or under another name, is not valid here. Between the two zeros rpxy has
+        # the domain. Another app's cookie may open: it names a peer that this route has too, or none of its.
+        self._bound = f"rpxy-sticky-v1\0{name}\0\0{path}\0".encode("ascii")
         # Behind a semicolon would stand another attribute: such a path gets the cookie of the whole host.
-        where = f"Path={path if path and ';' not in path else '/'}" + (f"; Domain={domain}" if domain else "")
-        self._attributes = f"; Max-Age={age}; {where}; HttpOnly; SameSite=Lax".encode("ascii")
+        where = path if path and ";" not in path else "/"
+        self._attributes = f"; Max-Age={age}; Path={where}; HttpOnly; SameSite=Lax".encode("ascii")
 
     def read(self, cookies: Sequence[bytes], now: float) -> Token | None:
-        """What our cookie in these Cookie fields says; None if there is none, two, or one not valid."""
-        values = self._find(b";".join(cookies))
-        if len(values) != 1:
-            return None
-        token = self._known.get(values[0]) or self._open(values[0])
-        return token if token is not None and now < token.expiry else None
+        """What our cookie in these Cookie fields says, the first valid one; None if none is."""
+        for value in self._find(b";".join(cookies))[:MOST_TRIED]:
+            token = self._known.get(value) or self._open(value)
+            if token is not None and now < token.expiry:
+                return token
+        return None
 
     def is_due(self, token: Token, now: float) -> bool:
         """Whether to set the cookie again: more than half of its age has passed, or the age was changed."""

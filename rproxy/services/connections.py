@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 
 class Alive(Protocol):
@@ -40,7 +39,7 @@ class Connections:
             empty, self._empty = self._empty, None
             empty.callback(True)
 
-    def drain(self, clock: IReactorTime, seconds: float) -> Deferred[bool]:
+    def drain(self, clock: Any, seconds: float) -> Deferred[bool]:
         """Fires when none is left, after `seconds` at the latest; False if some were cut off for it."""
         if not self._alive:
             empty: Deferred[bool] = Deferred()

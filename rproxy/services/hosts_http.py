@@ -2,7 +2,8 @@
 
 As with `hosts`, nothing is read ahead and nothing is kept: each request looks at the folder as it
 is then and has a connection of its own to the socket. What goes wrong is answered after httpdir
-(D-4): 404 where there is no socket, 503 where it is not open to us, 502 for the rest.
+(D-2, D-4): 404 where there is no socket, 503 where it is not open to us, 502 for the rest. A Host
+that cannot be a name does not come here: `sites` answers it with 400.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@ A place is a `Ticket` in the connection's lease, given back once when the connec
 from __future__ import annotations
 
 import socket
+from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.errors import TooMany
 from rproxy.interfaces import Lease
 from rproxy.wire.address import Address, Inet
 
-log = Logger()
+log = Logger(__name__)
 
 QUIET = 10.0
 """Seconds between two log lines about refused connections: a flood must not become a flood of lines."""
@@ -23,7 +23,7 @@ QUIET = 10.0
 class Limits:
     """Counts of open connections; `max_clients_per_ip` 0 is no limit. Changed in place by a reload."""
 
-    def __init__(self, clock: IReactorTime, max_clients: int, max_clients_per_ip: int = 0) -> None:
+    def __init__(self, clock: Any, max_clients: int, max_clients_per_ip: int = 0) -> None:
         self._clock = clock
         self.max_clients, self.max_clients_per_ip = max_clients, max_clients_per_ip
         self.open = 0

@@ -75,7 +75,7 @@ class Dial:
         self._tried: list[Peer] = [] if tried is None else tried
         self._most = most
         self._targets: list[Target] = []
-        self._refusal: Refusal | None = None
+        self._refusal: PeerUnreachable | None = None
         self._peer: Peer | None = None
         self._outbound: Outbound | None = None
         self._waiting: Any = None
@@ -108,14 +108,19 @@ class Dial:
             self._ask_peer(peer)
             return
         refused, self._refused = self._refused, _nothing
-        refused(self._refusal or PeerUnreachable("no peer"))
+        refused(self._verdict(now))
+
+    def _verdict(self, now: float) -> Refusal:
+        last = self._refusal or PeerUnreachable("no peer")
+        return last if last.code in OUR_SHORTAGE else self._group.verdict(last, self._tried, now)
 
     def _ask_peer(self, peer: Peer) -> None:
         self._tried.append(peer)
         self._peer = peer
         peer.open += 1
         if peer.endpoint is not None:
-            connecting = peer.endpoint.connect(_Handing(lambda: self._handed(peer)))
+            endpoint: Any = peer.endpoint
+            connecting = endpoint.connect(_Handing(lambda: self._handed(peer)))
             if self._peer is peer:  # not connected at once
                 self._wait_for(connecting, lambda _: None)
             return
@@ -179,7 +184,7 @@ class Dial:
         if now - self._full_since >= self._timeout:
             self._attempt_failed(errno.ETIMEDOUT)
             return
-        self._targets.insert(0, (outbound.family, outbound.target))
+        self._targets.insert(0, (outbound.family, outbound.place))
         self._timer = self._reactor.callLater(BACKLOG_FULL, self._again)
 
     def _again(self) -> None:
@@ -215,7 +220,7 @@ class Dial:
         peer, self._peer = self._peer, None
         assert peer is not None
         peer.open -= 1
-        if not isinstance(self._refusal, PeerUnreachable) or self._refusal.code not in OUR_SHORTAGE:
+        if self._refusal is None or self._refusal.code not in OUR_SHORTAGE:
             peer.failed(self._reactor.seconds(), str(self._refusal))
         # In a turn of its own: a hundred peers that refuse at once must not nest a hundred calls deep.
         self._timer = self._reactor.callLater(0, self._next_peer)

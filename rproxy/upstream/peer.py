@@ -10,14 +10,16 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
+from rproxy.errors import NoPeer, PeerUnreachable, Refusal
 from rproxy.policy.balance import Balancer
 from rproxy.upstream.resolve import Names
 
-log = Logger()
+log = Logger(__name__)
 
 DOWN_FOR = 10.0
 """Seconds for which a peer that refused is only tried when no other is left; nginx's fail_timeout."""
@@ -27,6 +29,7 @@ Target = tuple[int, Any]
 """An address family and what `connect` takes for it."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Peer:
     """One upstream server. `name` is its location as configured, unique in its group."""
 
@@ -126,12 +129,31 @@ class Group:
         """
         if len(self.peers) == 1:
             return None if tried else self.peers[0]
+        if not tried:
+            for peer in self.peers:
+                if not peer.healthy or peer.down_until > now:
+                    break
+            else:  # mostly so, and always the same tuple, which balancers know again
+                return self._balancer.pick(self.peers, client)
         untried = [peer for peer in self.peers if peer not in tried]
         candidates = [peer for peer in untried if peer.healthy and peer.down_until <= now]
         if not candidates:
             well = [peer for peer in untried if peer.healthy] or untried
             candidates = [peer for peer in well if peer.down_until <= now] or well
         return self._balancer.pick(candidates, client) if candidates else None
+
+    def verdict(self, last: Refusal, tried: Sequence[Peer], now: float) -> Refusal:
+        """What the client is told when a search has ended with `last`: that, or `NoPeer`.
+
+        `NoPeer` where there are several peers and none is left to hope for: each was tried or is known to
+        be down or unhealthy. Not where a peer was reached and gave no proper answer.
+        """
+        if len(self.peers) == 1 or not isinstance(last, PeerUnreachable):
+            return last
+        for peer in self.peers:
+            if peer not in tried and peer.healthy and peer.down_until <= now:
+                return last
+        return NoPeer(str(last), last.code)
 
 
 def target_of(host: str, port: int) -> Target:

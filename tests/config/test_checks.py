@@ -1,13 +1,18 @@
 """Parts of a file that do not go together, each with its sentence. All features count as built here."""
 
+from pathlib import Path
+
 import pytest
 
+from rproxy.config.checks import check
 from rproxy.config.load import parse
+from rproxy.config.schema import Configuration
 from rproxy.errors import ConfigError
 
 TLS = 'tls_cert_path = "a", tls_cert_key_path = "b"'
 STREAM = 'passthrough = { upstream = [{ location = "a" }] }'
 PROXY = 'reverse_proxy = { location = "a" }'
+PROBED = "reverse_proxy = { location = 'a', health_check = { %s } }"
 
 
 def app(*lines, name="site", server_name="a.example"):
@@ -196,8 +201,41 @@ def test_half_a_client_certificate():
 )
 def test_probes(probe, message):
     """R-HC-1."""
-    text = f"reverse_proxy = {{ location = 'a', health_check = {{ {probe} }} }}"
-    assert [message for _, message in found("listen_port = 1", app(text))] == [message]
+    assert [message for _, message in found("listen_port = 1", app(PROBED % probe))] == [message]
+
+
+@pytest.mark.parametrize(
+    ("probe", "keys"),
+    [
+        ("path = '/health'", ["path"]),
+        ("type = 'tcp', expected_status = 200", ["expected_status"]),
+        ("path = '/health', expected_status = 204, type = 'tcp'", ["path", "expected_status"]),
+        ("type = 'http', path = '/health', expected_status = 204", []),
+        ("type = 'tcp', interval = 9", []),
+    ],
+)
+def test_a_probe_that_only_connects_has_nothing_to_ask_for(probe, keys):
+    """R-HC-1: it would be taken for a check of what the server answers."""
+    said = 'is given, but a check of the type "tcp" connects and asks for nothing'
+    assert found("listen_port = 1", app(PROBED % probe)) == [
+        (f"apps.site.reverse_proxy.health_check.{key}", f"{key} {said}") for key in keys
+    ]
+
+
+def test_what_a_probe_is_given_in_vain_depends_on_its_type_being_sound():
+    check_of = {"server_name": "a.b", "reverse_proxy": {"location": "a", "health_check": {"path": "/x"}}}
+    table = {"listen_port": 1, "apps": {"a": check_of}}
+    [finding] = check(Configuration.model_validate(table, context={"base": Path("/")}))
+    assert ("apps", "a", "reverse_proxy", 0, "health_check", "type") in finding.about
+
+
+def test_what_a_probe_is_given_in_vain_is_pointed_at_and_has_a_way_out():
+    text = "listen_port = 1\n" + app(PROBED % "path = '/health'")
+    with pytest.raises(ConfigError) as told:
+        parse(text, "x.toml", rows=())
+    [problem] = told.value.problems
+    assert problem.source[problem.column - 1 :].startswith("path = '/health'")
+    assert (problem.line, problem.hint) == (4, 'add type = "http", or remove it')
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_when_every_peer_fails_the_client_gets_alert_80(programs: Programs, sile
     proxy = programs.rproxy('connect_timeout = "300ms"\n' + app(closed, silent))
     assert ask(proxy.port, "a.test") == INTERNAL_ERROR
     until(lambda: proxy.ends(), "the end in the log")
-    assert proxy.ends()[0]["reason"] == "peer_timeout"
+    assert proxy.ends()[0]["reason"] == "no_peer"
 
 
 def test_clients_that_leave_while_we_connect_leave_nothing_behind(programs: Programs, silent: str) -> None:

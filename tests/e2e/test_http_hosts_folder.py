@@ -206,10 +206,22 @@ def test_a_host_that_is_no_name_never_becomes_a_path(
     serving(answering(b"oh no"), short_path / "http-socket")
     serving(answering(b"oh no"), place(short_path, "a.test"))
     hosts = Hosts(programs, short_path)
-    for host in ("", ":80", "../a.test", "a.test/..", "a test"):
+    bad = (
+        "",
+        ":80",
+        "../a.test",
+        "a.test/..",
+        "a test",
+        ".",
+        "..",
+        ".a.test",
+        "a..test",
+        "-a.test",
+        "a_b.test",
+    )
+    for host in (*bad, "[::1]"):
         assert hosts.status(host) == 400, host
-    for host in (".", "..", ".a.test", "a..test", "-a.test", "127.0.0.1", "[::1]", "a_b.test"):
-        assert hosts.status(host) == 404, host
+    assert hosts.status("127.0.0.1") == 404
 
 
 def test_apps_come_before_the_folder_and_the_default_app_after_it(

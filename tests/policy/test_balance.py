@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rproxy.policy.balance import (
     BALANCERS,
+    MOST_TURNS,
     Balancer,
     Chance,
     InOrder,
@@ -67,6 +69,68 @@ def test_round_robin_stays_fair_while_candidates_come_and_go() -> None:
     assert max(taken.values()) - min(taken.values()) <= 12
 
 
+class PlainTurns:
+    """The rule of `RoundRobin` and nothing else."""
+
+    def __init__(self) -> None:
+        self.credit: Counter[str] = Counter()
+
+    def pick(self, among: Sequence[Peer]) -> Peer:
+        self.credit.update({peer.name: peer.weight for peer in among})
+        best = max(among, key=lambda peer: self.credit[peer.name])
+        self.credit[best.name] -= sum(peer.weight for peer in among)
+        return best
+
+
+@given(weights, st.lists(st.tuples(st.sets(st.integers(0, 7)), st.integers(1, 12)), max_size=12))
+def test_turns_that_are_remembered_are_those_that_the_rule_gives(
+    sizes: list[int], phases: list[tuple[set[int], int]]
+) -> None:
+    """Some peers are left out for some picks, then others; the same sequence may be shown again."""
+    balancer, plain, everyone = RoundRobin(), PlainTurns(), tuple(peers(*sizes))
+    for left_out, times in phases:
+        shown = tuple(peer for n, peer in enumerate(everyone) if n not in left_out) or everyone
+        shown = everyone if len(shown) == len(everyone) else shown
+        for _ in range(times):
+            assert balancer.pick(shown, "") is plain.pick(shown)
+
+
+def test_a_turn_that_comes_round_again_costs_no_look_at_the_peers() -> None:
+    looks: list[str] = []
+
+    class Watched(Peer):
+        def __getattribute__(self, key: str) -> object:
+            looks.append(key)
+            return super().__getattribute__(key)
+
+    balancer, among = RoundRobin(), tuple(Watched(f"p{n}", weight) for n, weight in enumerate((5, 1, 1)))
+    first = [balancer.pick(among, "") for _ in range(14)]
+    looks.clear()
+    again = [balancer.pick(among, "") for _ in range(70)]
+    assert looks == []
+    assert [id(peer) for peer in again] == [id(peer) for peer in first * 5]
+
+
+def test_the_turns_that_are_remembered_are_bounded() -> None:
+    balancer, among = RoundRobin(), tuple(peers(999, 1000))
+    taken = Counter(balancer.pick(among, "").name for _ in range(2 * 1999))
+    assert taken == {"p0": 2 * 999, "p1": 2 * 1000}
+    assert len(balancer._known) <= MOST_TURNS
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers())
+def test_chance_draws_as_random_choices_does(sizes: list[int], seed: int) -> None:
+    among, rng = peers(*sizes), Random(seed)
+    expected = [rng.choices(among, sizes)[0].name for _ in range(9)]
+    assert names(Chance(Random(seed)), among, 9) == expected
+
+
+def test_chance_notices_other_candidates() -> None:
+    among, balancer = peers(1, 1000), Chance(Random(7))
+    assert set(names(balancer, among, 20)) == {"p1"}
+    assert set(names(balancer, among[::-1], 20)) == {"p1"}
+
+
 def test_chance_follows_weights_and_its_generator() -> None:
     among = peers(1, 3)
     first, second = (names(Chance(Random(7)), among, 400) for _ in range(2))
@@ -102,12 +166,29 @@ def test_least_connections_fills_each_in_proportion_to_its_weight(sizes: list[in
     assert [peer.open for peer in among] == [3 * size for size in sizes]
 
 
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=6), max_size=9)
+)
+def test_least_connections_begins_behind_the_one_taken_last(shows: list[list[tuple[int, int]]]) -> None:
+    """Candidates, and how many of them there are, change from pick to pick."""
+    balancer, turn = LeastConnections(), 0
+    for show in shows:
+        among = [Peer(f"p{n}", weight, count) for n, (count, weight) in enumerate(show)]
+        start = turn % len(among)
+        order = [*range(start, len(among)), *range(start)]
+        first = min(order, key=lambda n: (among[n].open + 1) / among[n].weight)
+        assert balancer.pick(among, "") is among[first]
+        turn = first + 1
+
+
 def test_least_connections_lets_equals_take_turns() -> None:
     assert names(LeastConnections(), peers(1, 1, 1), 6) == ["p0", "p1", "p2"] * 2
 
 
 def test_least_connections_survives_a_shrinking_list() -> None:
     balancer, among = LeastConnections(), peers(1, 1, 1, 1, 1)
+    names(balancer, among, 4)
+    assert balancer.pick(among[:3], "").name == "p1"
     names(balancer, among, 4)
     assert balancer.pick(among[:1], "").name == "p0"
 

@@ -241,11 +241,11 @@ def test_what_is_remembered_is_for_one_route_and_one_authority() -> None:
 def test_large_fields_are_not_kept_for_an_idle_client() -> None:
     client = facts()
     large = get(b"Cookie: " + b"a" * MAX_REMEMBERED)
-    PLAIN.fields(get(), client, b"peer").pairs
-    PLAIN.fields(large, client, b"peer").pairs
+    PLAIN.fields(get(), client, b"peer")
+    PLAIN.fields(large, client, b"peer")
     assert client.memory.recall(PLAIN, large.headers, large.authority) is None
     small = get()
-    PLAIN.fields(small, client, b"peer").pairs
+    PLAIN.fields(small, client, b"peer")
     assert client.memory.recall(PLAIN, small.headers, small.authority) is not None
     client.memory.forget()
     assert client.memory.recall(PLAIN, small.headers, small.authority) is None

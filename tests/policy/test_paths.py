@@ -33,7 +33,8 @@ TABLE = PathTable({b"/": "default", b"/foo": "foo", b"/foo/bar": "bar"})
         (b"//foo", "default"),
         (b"/?/foo/bar", "default"),
         (b"/", "default"),
-        (b"*", None),
+        (b"*", "default"),
+        (b"**", None),
         (b"", None),
     ],
 )
@@ -48,9 +49,13 @@ def test_a_trailing_slash_in_the_configuration_changes_nothing() -> None:
     assert [table.find(path) for path in (b"/foo", b"/foo/", b"/foo/x", b"/foox")] == [1, 1, 1, None]
 
 
-def test_a_default_alone_serves_every_path_but_no_other_target() -> None:
+def test_a_default_alone_serves_every_path_and_questions_about_the_whole_server() -> None:
     table = PathTable({b"/": 0})
-    assert [table.find(path) for path in (b"/", b"/a/b", b"*", b"")] == [0, 0, None, None]
+    assert [table.find(path) for path in (b"/", b"/a/b", b"*", b"")] == [0, 0, 0, None]
+
+
+def test_without_a_default_nobody_answers_for_the_whole_server() -> None:
+    assert PathTable({b"/a": 0}).find(b"*") is None
 
 
 def test_an_empty_table_serves_nothing() -> None:
@@ -180,6 +185,7 @@ def test_no_path_that_decodes_to_a_dot_segment_is_let_through(rest: bytes) -> No
         (b"/a", b"/b", b"/a//x", b"/b//x"),
         (b"/a", b"/b", b"/a?x=/a/y//z", b"/b?x=/a/y//z"),
         (b"/a", None, b"/a//x?y", b"/a//x?y"),
+        (b"/", b"/api", b"*", b"*"),
     ],
 )
 def test_a_prefix_is_replaced_with_one_slash_at_the_join(

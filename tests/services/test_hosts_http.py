@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from rproxy.errors import NoPeer, PeerTimeout, PeerUnreachable, Refusal, UnknownHost
+from rproxy.interfaces import Arrival
 from rproxy.policy.paths import PathTable
 from rproxy.services.hosts_http import HttpHosts, refusal_of
-from rproxy.sites import Site
+from rproxy.sites import Site, Sites
 from rproxy.upstream.http_client import HttpPeer
+from rproxy.wire.address import Inet
 from rproxy.wire.hostname import hashed
-from rproxy.wire.message import BadResponse
+from rproxy.wire.message import BadRequest, BadResponse
+from tests.wire.reading import request_of
 
 SITE = Site("hosts", PathTable({}))
 
@@ -42,6 +45,28 @@ def test_a_name_without_a_folder_is_nobodys_and_nothing_is_remembered(tmp_path: 
     assert peer_of(hosts, "a.test") is not peer_of(hosts, "a.test")
     (tmp_path / "a.test").rmdir()
     assert hosts.find("a.test") is None
+
+
+def routed(directory: Path, request: bytes) -> bytes:
+    """The socket and the path that a request leads to."""
+    client = Inet("192.0.2.7", 1)
+    sites = Sites({}, {}, folder=HttpHosts(directory, SITE))
+    _, route, _ = sites.route(request_of(request), Arrival("tcp:80", client, client), False)
+    return route.group.peers[0].name.encode() + b" " + route.target(request_of(request).path)
+
+
+@pytest.mark.parametrize("host", ["a_b.test", "..", "-a.test", "a..test"])
+def test_a_folder_called_as_no_host_can_be_is_a_bad_request(tmp_path: Path, host: str) -> None:
+    """D-2."""
+    (tmp_path / host).mkdir(exist_ok=True)
+    with pytest.raises(BadRequest):
+        routed(tmp_path, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+
+
+def test_a_question_about_the_whole_server_goes_to_the_socket(tmp_path: Path) -> None:
+    (tmp_path / "a.test").mkdir()
+    asked = routed(tmp_path, b"OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    assert asked == f"unix:{tmp_path}/a.test/http-socket *".encode()
 
 
 def test_folders_can_be_called_by_hash(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.error import getConnectError
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 
-from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
+from rproxy.errors import NoPeer, PeerTimeout, PeerUnreachable, Refusal
 from rproxy.policy.balance import InOrder
 from rproxy.upstream import connect
 from rproxy.upstream.connect import BACKLOG_FULL, SEARCH, Dial
@@ -229,11 +229,42 @@ def test_all_addresses_of_a_peer_are_tried_and_it_is_counted_once(ground: Ground
     assert (search.served.peer, search.counts, both.down_until) == (both, [1], float("-inf"))
 
 
-def test_when_nobody_listens_the_last_reason_is_told_once(ground: Ground) -> None:
-    search = ground.search(ground.refusing("a"), ground.refusing("b")).start()
-    assert isinstance(search.refusal, PeerUnreachable)
-    assert (search.refusal.code, str(search.refusal)) == (errno.ECONNREFUSED, "Connection refused")
-    assert search.counts == [0, 0]
+@pytest.mark.parametrize(("names", "kind", "status"), [("a", PeerUnreachable, 502), ("ab", NoPeer, 503)])
+def test_when_nobody_listens_the_last_reason_is_told_once(
+    ground: Ground, names: str, kind: type[Refusal], status: int
+) -> None:
+    """One peer that refuses is a bad gateway; of several that do, none is there to serve."""
+    search = ground.search(*map(ground.refusing, names)).start()
+    refusal = search.refusal
+    assert isinstance(refusal, PeerUnreachable)
+    assert (type(refusal), refusal.status, refusal.alert) == (kind, status, 80)
+    assert (refusal.code, str(refusal)) == (errno.ECONNREFUSED, "Connection refused")
+    assert search.counts == [0] * len(names)
+    search.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"), [("nothing", PeerUnreachable), ("down", NoPeer), ("unhealthy", NoPeer)]
+)
+def test_a_peer_that_was_not_asked_counts_as_what_is_known_of_it(
+    ground: Ground, known: str, kind: type[Refusal]
+) -> None:
+    """At most two are asked here, the third is the last in order."""
+    search = ground.search(ground.refusing("a"), ground.refusing("b"), ground.refusing("c"), most=2)
+    last = search.peers[2]
+    if known == "down":
+        last.failed(0.0, "refused")
+    last.healthy = known != "unhealthy"
+    search.start()
+    assert type(search.refusal) is kind
+
+
+def test_peers_that_are_down_and_stay_silent_are_none_either(ground: Ground) -> None:
+    search = ground.search(ground.silent("a"), ground.silent("b"))
+    for peer in search.peers:
+        peer.failed(0.0, "connecting took too long")
+    search.start().pass_time(2 * TIMEOUT + 0.2)
+    assert type(search.refusal) is NoPeer
     search.assert_quiet()
 
 
@@ -307,7 +338,7 @@ def test_a_lack_of_our_own_says_nothing_about_the_peer(ground: Ground, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(connect, "Outbound", full)
         search.start()
-    assert isinstance(search.refusal, PeerUnreachable)
+    assert type(search.refusal) is PeerUnreachable
     assert [peer.down_until for peer in search.peers] == [NEVER, NEVER]
     search.assert_quiet()
 
@@ -362,7 +393,7 @@ def test_each_unix_peer_gets_its_own_time(ground: Ground) -> None:
     search.pass_time(TIMEOUT + 0.2)
     assert (search.refusals, search.counts) == ([], [0, 1])
     search.pass_time(TIMEOUT + 0.2)
-    assert isinstance(search.refusal, PeerTimeout)
+    assert str(search.refusal) == "connecting took too long"
     search.assert_quiet()
 
 
@@ -429,7 +460,7 @@ def test_an_endpoint_that_connects_too_late_gets_nothing(ground: Ground, cancell
     assert (endpoint.cancelled, search.counts) == (int(cancellable), [0, 1])
     assert endpoint.factory.buildProtocol(None) is None
     search.pass_time(TIMEOUT + 0.1)
-    assert isinstance(search.refusal, PeerTimeout)
+    assert str(search.refusal) == "connecting took too long"
     assert search.counts == [0, 0]
     search.assert_quiet()
 

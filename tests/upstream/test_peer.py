@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rproxy.errors import NoPeer, PeerTimeout, PeerUnreachable, Refusal
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import DOWN_FOR, Group, Peer, target_of
+from rproxy.wire.message import BadResponse
 from tests.fakes import LogLines
 
 
@@ -183,3 +187,108 @@ def test_an_http_peer_is_trusted_again_by_a_response_once_its_time_is_over() -> 
     assert peer.down_until == 10.0, "accepting is no answer, and others may have been asked before"
     peer.answered(10.0)
     assert peer.down_until < 0
+
+
+# -- a group of peers that are well is not sifted, and that shows in nothing but the time it takes
+
+STEPS = st.tuples(
+    st.sampled_from(["fail", "succeed", "unhealthy", "healthy", "wait", "pick", "pick again"]),
+    st.integers(0, 3),
+)
+
+
+def shown(peers: Sequence[Peer], tried: Sequence[Peer], now: float) -> list[str]:
+    """Whom a balancer has to see, worked out anew."""
+    untried = [peer for peer in peers if peer not in tried]
+    for pool in ([peer for peer in untried if peer.healthy], untried):
+        up = [peer for peer in pool if peer.down_until <= now]
+        if pool:
+            return [peer.name for peer in (up or pool)]
+    return []
+
+
+@given(st.integers(2, 4), st.lists(STEPS, max_size=40))
+def test_whatever_happens_to_peers_the_right_ones_are_shown(count: int, steps: list[tuple[str, int]]) -> None:
+    balancer, peers, now = First(), [Peer(str(n), fail_timeout=3.0) for n in range(count)], 0.0
+    group = Group(peers, balancer)
+    for step, which in steps:
+        peer = peers[which % count]
+        match step:
+            case "fail":
+                peer.failed(now, "refused")
+            case "succeed":
+                peer.succeeded()
+            case "unhealthy" | "healthy":
+                peer.healthy = step == "healthy"
+            case "wait":
+                now += which
+            case _:
+                tried = [peer] if step == "pick again" else []
+                group.pick("", tried, now)
+                assert balancer.shown.pop() == shown(peers, tried, now)
+
+
+def test_while_all_are_well_balancers_are_shown_one_tuple() -> None:
+    """They remember what they worked out for it."""
+    same: list[Any] = []
+
+    class Remembering(First):
+        def pick(self, candidates: Sequence[Any], client: str) -> Any:
+            same.append(candidates)
+            return candidates[0]
+
+    peers = [Peer(name) for name in "abc"]
+    group = Group(peers, Remembering())
+    peers[1].failed(0.0, "refused")
+    for now in (0.0, DOWN_FOR, DOWN_FOR + 1.0):
+        group.pick("", [], now)
+    assert [len(shown) for shown in same] == [2, 3, 3]
+    assert same[1] is same[2] is group.peers
+
+
+# -- how a search that failed is called
+
+REFUSED = PeerUnreachable("Connection refused", 111)
+
+
+@pytest.mark.parametrize(
+    ("tried", "down", "unhealthy", "kind"),
+    [
+        ("abc", "", "", NoPeer),
+        ("ab", "c", "", NoPeer),
+        ("ab", "", "c", NoPeer),
+        ("", "ab", "c", NoPeer),
+        ("ab", "", "", PeerUnreachable),
+        ("", "ab", "", PeerUnreachable),
+    ],
+)
+def test_no_peer_is_left_where_each_was_tried_or_is_known_to_be_bad(
+    tried: str, down: str, unhealthy: str, kind: type[Refusal]
+) -> None:
+    group, _, peers = three()
+    for peer in peers:
+        peer.healthy = peer.name not in unhealthy
+        if peer.name in down:
+            peer.failed(0.0, "refused")
+    verdict = group.verdict(REFUSED, [peer for peer in peers if peer.name in tried], 1.0)
+    assert isinstance(verdict, PeerUnreachable)
+    assert (type(verdict), str(verdict), verdict.code) == (kind, "Connection refused", 111)
+
+
+def test_a_peer_whose_time_is_over_may_be_well() -> None:
+    group, _, peers = three()
+    peers[2].failed(0.0, "refused")
+    assert group.verdict(REFUSED, peers[:2], DOWN_FOR) is REFUSED
+
+
+def test_a_single_peer_is_what_it_is() -> None:
+    peer = Peer("a")
+    peer.failed(0.0, "refused")
+    peer.healthy = False
+    assert Group([peer], First()).verdict(REFUSED, [peer], 1.0) is REFUSED
+
+
+@pytest.mark.parametrize(("last", "kind"), [(PeerTimeout("late"), NoPeer), (BadResponse("cut"), BadResponse)])
+def test_what_a_peer_that_was_reached_did_is_told_as_it_is(last: Refusal, kind: type[Refusal]) -> None:
+    group, _, peers = three()
+    assert type(group.verdict(last, peers, 0.0)) is kind
