@@ -26,6 +26,7 @@ from rproxy.config.load import load
 from rproxy.config.schema import Configuration
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import ConfigError, StartError
+from rproxy.interfaces import Arrival
 from rproxy.policy.balance import BALANCERS
 from rproxy.policy.networks import NetworkSet
 from rproxy.policy.routes import NameTable
@@ -41,6 +42,9 @@ from rproxy.services.signals import Signals
 from rproxy.upstream.peer import Group
 
 log = Logger()
+
+ACME_ALONE = (b"acme-tls/1",)
+"""The protocols that a certificate authority offers when it verifies a name (RFC 8737 §3)."""
 
 
 class ProxyService(MultiService):
@@ -84,7 +88,7 @@ class ProxyService(MultiService):
         factory = PeekFactory(
             self._reactor,
             listener,
-            self.routing.choose,
+            self._choose,
             self.limits,
             self.connections,
             self.parts.journal,
@@ -94,6 +98,14 @@ class ProxyService(MultiService):
         )
         self._factories[listener] = factory
         return factory
+
+    def _choose(self, arrival: Arrival) -> IProtocolFactory:
+        """The route of a TLS connection."""
+        if arrival.hello is not None and arrival.hello.alpn == ACME_ALONE:
+            answer = self.parts.challenge(arrival)
+            if answer is not None:
+                return answer
+        return self.routing.choose(arrival)
 
     def _use(self, config: Configuration, built: Tables) -> None:
         """Put new tables in the place of the old; connections that live keep what they were given."""
@@ -148,6 +160,7 @@ class ProxyService(MultiService):
         if self._watch is not None:
             self._watch.disownServiceParent()
             self._watch = None
+        self.parts.stop_renewing()
         yield self.listeners.stopService()
         self._signals.hurry_on_second_stop(self.connections.abort_all)
         if self.connections:

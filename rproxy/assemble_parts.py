@@ -10,7 +10,7 @@ from typing import Any, assert_never, cast
 from twisted.application.service import MultiService
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 
 from rproxy.assemble_http import Ending
 from rproxy.config.apps import App, HealthCheck, ReverseProxy, StreamUpstream, Upstream
@@ -19,6 +19,7 @@ from rproxy.config.location import Kind, Location
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
 from rproxy.errors import StartError
+from rproxy.interfaces import Arrival
 from rproxy.services.access import ConnectionLog
 from rproxy.services.demo import Demo
 from rproxy.splice import Pipes
@@ -43,7 +44,7 @@ class Parts:
         self.health = Health(reactor, self.rng)
         self.health.setServiceParent(parent)
         self._demo: Demo | None = None
-        self._certificates: Any = None
+        self._endings: Any = None
 
     def peer(self, app: str, upstream: StreamUpstream) -> Peer:
         """The peer at this location for this app, the same one as before the reload if there was one."""
@@ -63,10 +64,15 @@ class Parts:
         """The TLS of an app that has certificates."""
         from rproxy import assemble_tls
 
-        if self._certificates is None:
-            self._certificates = assemble_tls.certificates(self.reactor)
-            self._certificates.setServiceParent(self._parent)
-        return assemble_tls.ending(config, self._certificates, self.deadlines, key, app)
+        if self._endings is None:
+            self._endings = assemble_tls.Endings(self.reactor, self._parent, self.deadlines, self.rng)
+        return cast(Ending, self._endings.ending(config, key, app))
+
+    def challenge(self, arrival: Arrival) -> IProtocolFactory | None:
+        """What answers a certificate authority that wants to know whether a name is ours."""
+        if self._endings is None:
+            return None
+        return cast("IProtocolFactory | None", self._endings.challenge(arrival))
 
     def _kept(self, key: Hashable, make: Callable[[], Peer]) -> Peer:
         if key not in self._peers:
@@ -98,6 +104,8 @@ class Parts:
     def begin(self) -> None:
         """Called before new tables are built, perhaps after others that came to nothing."""
         self._used, self._probed = set(), {}
+        if self._endings is not None:
+            self._endings.begin()
 
     def close(self) -> None:
         """At the end: nobody waits for the idle connections to peers."""
@@ -116,8 +124,13 @@ class Parts:
         probed, self._probed = self._probed, {}
         self.health.use({peer: how for peer, how in probed.items() if peer in self._peers.values()})
         self.names.forget({peer.host for peer in self._peers.values()})
-        if self._certificates is not None:
-            self._certificates.forget_unused()
+        if self._endings is not None:
+            self._endings.forget_unused()
+
+    def stop_renewing(self) -> None:
+        """The proxy stops: an authority that asked now would find nobody."""
+        if self._endings is not None:
+            self._endings.stop_renewing()
 
     def look_up(self) -> None:
         """Ask for the addresses of all peers now, so that no client waits for the first answer."""

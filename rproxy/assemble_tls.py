@@ -1,21 +1,33 @@
 """The TLS half of `assemble`: apps whose TLS ends here, peers that are spoken to in TLS.
 
-Imported with the first of them, for it imports OpenSSL.
+Imported with the first of them, for it imports OpenSSL. What renews certificates is imported with
+the first app that asks for it.
 """
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64decode
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from twisted.application.service import MultiService
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.threads import deferToThreadPool
 
-from rproxy.config.apps import App, Upstream
+from rproxy.config.acme import Acme, Fallback
+from rproxy.config.apps import App, Tls, Upstream
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
 from rproxy.downstream.terminate import HTTP1, Terminate
 from rproxy.errors import StartError
-from rproxy.services.certificates import Certificates, Files, Site, Source
+from rproxy.interfaces import Arrival
+from rproxy.services.certificates import Certificates, Files, Issued, Site, Source
+from rproxy.services.certreport import Place
 from rproxy.services.localca import LocalCA
 from rproxy.upstream.tls import ClientTLS, client_options
 
@@ -32,26 +44,189 @@ class Ends:
         return Terminate(self._site, inner, (HTTP1,), self._deadlines)
 
 
-def certificates(reactor: Any) -> Certificates:
-    """The service that watches all certificate files."""
-    return Certificates(reactor)
+class Endings:
+    """The TLS of all apps; outlives a reload. Its services become children of `parent`."""
+
+    def __init__(self, reactor: Any, parent: MultiService, deadlines: Deadlines, rng: Random) -> None:
+        self._deadlines = deadlines
+        self.certificates = Certificates(reactor)
+        self.certificates.setServiceParent(parent)
+        self._renewal = Renewal(reactor, parent, self.certificates, deadlines, rng)
+
+    def ending(self, config: Configuration, key: str, app: App) -> Ends:
+        """The app's certificates, loaded. Raises `StartError`."""
+        try:
+            source = self._source(config, app)
+            return Ends(self.certificates.site(key, source, app.server_name), self._deadlines)
+        except (ValueError, OSError) as problem:
+            raise StartError(f"app {key}: {problem}")
+
+    def challenge(self, arrival: Arrival) -> IProtocolFactory | None:
+        """What answers an authority's question about one of our names; None: it is no such question."""
+        return self._renewal.challenge(arrival)
+
+    def begin(self) -> None:
+        """Called before new tables are built."""
+        self._renewal.begin()
+
+    def forget_unused(self) -> None:
+        """Called when new tables are in use."""
+        self.certificates.forget_unused()
+        self._renewal.use()
+
+    def stop_renewing(self) -> None:
+        """Called before the ports are closed."""
+        self._renewal.stop()
+
+    def _source(self, config: Configuration, app: App) -> Source:
+        tls: Any = app.tls
+        if tls.acme:
+            return self._renewal.source(config, app)
+        if tls.self_signed:
+            return LocalCA(Path(config.state_directory)).source(app.server_name)
+        return Files(((tls.tls_cert_path, tls.tls_cert_key_path),))
 
 
-def ending(
-    config: Configuration, certificates: Certificates, deadlines: Deadlines, key: str, app: App
-) -> Ends:
-    """The app's certificates, loaded. Raises `StartError`."""
-    try:
-        return Ends(certificates.site(key, _source(config, app), app.server_name), deadlines)
-    except (ValueError, OSError) as problem:
-        raise StartError(f"app {key}: {problem}")
+class Renewal:
+    """Certificates by ACME: collects what apps want while tables are built, begins when these are used."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        parent: MultiService,
+        certificates: Certificates,
+        deadlines: Deadlines,
+        rng: Random,
+    ) -> None:
+        self._reactor, self._parent, self._certificates = reactor, parent, certificates
+        self._deadlines, self._rng = deadlines, rng
+        self._asked: Acme | None = None
+        self._wanted: dict[str, tuple[str, ...]] = {}
+        self._settings: Acme | None = None
+        self._service: Any = None
+        self._responder: Any = None
+
+    def source(self, config: Configuration, app: App) -> Issued:
+        """Where the app's certificate will be. Raises `ValueError` for a root that cannot be read."""
+        from rproxy.services.acme_registry import label_of
+
+        assert config.acme is not None
+        if not self._wanted:
+            _import_acme()
+            for authority in config.acme.authorities:
+                self._agent(authority)
+        self._asked, self._wanted[label_of(app.server_name)] = config.acme, app.server_name
+        return issued(config.acme, app)
+
+    def begin(self) -> None:
+        """New tables are being built; what was wanted for others came to nothing."""
+        self._asked, self._wanted = None, {}
+
+    def use(self) -> None:
+        """The tables that wanted all this are in use now."""
+        settings = self._asked
+        if settings != self._settings:
+            self.stop()
+            self._settings = settings
+        if settings is None:
+            return
+        if self._service is None:
+            service = self._make(settings)
+            service.want(self._wanted)
+            service.setServiceParent(self._parent)
+            self._service = service
+        else:
+            self._service.want(self._wanted)
+
+    def challenge(self, arrival: Arrival) -> IProtocolFactory | None:
+        """The responder's route, if it has one for this arrival."""
+        route: IProtocolFactory | None = None if self._responder is None else self._responder.route(arrival)
+        return route
+
+    def stop(self) -> None:
+        """Give up what is under way."""
+        service, self._service = self._service, None
+        if service is not None:
+            service.disownServiceParent()
+
+    def _make(self, settings: Acme) -> Any:
+        from rproxy.services.acme_item import Authority
+        from rproxy.services.acme_registry import Registry
+        from rproxy.services.acme_responder import AlpnResponder
+        from rproxy.services.acme_service import IssuingService
+
+        if self._responder is None:
+            self._responder = AlpnResponder(self._deadlines)
+        in_thread = partial(deferToThreadPool, self._reactor, self._reactor.getThreadPool())
+        registry = Registry(settings.registry_path, in_thread)
+        return IssuingService(
+            self._reactor,
+            _now,
+            self._rng,
+            registry,
+            in_thread,
+            [self._responder],
+            [
+                Authority(each.dir_url, self._connector(settings, each), each.profile)
+                for each in settings.authorities
+            ],
+            lambda label: self._certificates.look_at(Issued(registry.path(label))),
+            email=settings.email,
+            key_type=settings.key_type,
+            settings=_digest(settings),
+        )
+
+    def _connector(self, settings: Acme, authority: Fallback) -> Any:
+        from rproxy.services.acme_client import Client, Eab
+        from rproxy.services.acme_http import Web
+
+        bound = authority.eab
+        eab = None if bound is None else Eab(bound.kid, _octets(bound.hmac_key))
+
+        def connect(key: Any) -> Client:
+            return Client(
+                Web(self._reactor, self._agent(authority)),
+                self._reactor,
+                _now,
+                self._rng,
+                authority.dir_url,
+                key,
+                email=settings.email,
+                eab=eab,
+            )
+
+        return connect
+
+    def _agent(self, authority: Fallback) -> Any:
+        from rproxy.services.acme_http import agent
+
+        return agent(self._reactor, authority.ca_file)
 
 
-def _source(config: Configuration, app: App) -> Source:
-    tls: Any = app.tls
+def issued(settings: Acme, app: App) -> Issued:
+    """Where the certificate of an app is kept."""
+    from rproxy.services.acme_registry import label_of
+
+    return Issued(settings.registry_path / "certificates" / f"{label_of(app.server_name)}.pem")
+
+
+def certificate_places(config: Configuration) -> list[Place]:
+    """Where the certificates of all apps are, for `rproxy certs`; nothing is made or loaded."""
+    return [_place(config, key, app, app.tls) for key, app in config.apps.items() if app.tls is not None]
+
+
+def _place(config: Configuration, key: str, app: App, tls: Tls) -> Place:
+    if tls.acme and config.acme is not None:
+        path = issued(config.acme, app).path
+        record, budget = path.with_suffix(".json"), config.acme.registry_path / "budget.json"
+        return Place(key, app.server_name, "acme", path, path, record, budget)
     if tls.self_signed:
-        return LocalCA(Path(config.state_directory)).source(app.server_name)
-    return Files(((tls.tls_cert_path, tls.tls_cert_key_path),))
+        path = LocalCA(Path(config.state_directory)).source(app.server_name)._path()
+        return Place(key, app.server_name, "self-signed", path, path)
+    certificate, private = tls.tls_cert_path, tls.tls_cert_key_path
+    assert certificate is not None
+    assert private is not None
+    return Place(key, app.server_name, "files", certificate, private)
 
 
 def client_tls(app: str, upstream: Upstream, deadlines: Deadlines) -> ClientTLS:
@@ -68,3 +243,27 @@ def client_tls(app: str, upstream: Upstream, deadlines: Deadlines) -> ClientTLS:
         )
     except (ValueError, OSError) as problem:
         raise StartError(f"app {app}: upstream {upstream.location}: {problem}")
+
+
+def _import_acme() -> None:
+    """txacme and what it needs may be missing, or too new; only a proxy that uses them minds."""
+    try:
+        import rproxy.services.acme_service  # noqa: F401
+    except ImportError as problem:
+        raise ValueError(
+            f"tls.acme needs txacme, which cannot be imported ({problem}); `pip install txacme==0.9.3`"
+        )
+
+
+def _digest(settings: Acme) -> str:
+    """What an order depends on."""
+    facts = settings.model_dump(mode="json", exclude={"registry_path"})
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _octets(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -1,4 +1,4 @@
-"""The `rproxy` command: `run`, `check`, `hostname`. A thin front; the work is in `tap` and `config`."""
+"""The `rproxy` command: `run`, `check`, `certs`, `hostname`. A thin front; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ EPILOG = """\
 examples:
   rproxy run --config rproxy.toml         serve; Ctrl-C lets connections finish, twice stops at once
   rproxy check rproxy.toml                find every mistake in a config file, without starting anything
+  rproxy certs rproxy.toml                every certificate: until when, what renews it, what went wrong
   rproxy run --hosts /srv/hosts           serve a hosts folder on the socket that is standard input
   rproxy hostname Bücher.example          the folder that serves a name
 
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", help="the config file")
     check.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
     check.set_defaults(verb=_check)
+    certs = verbs.add_parser("certs", help="list all certificates, with their next renewal and last problem")
+    certs.add_argument("file", nargs="?", help="the config file")
+    certs.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
+    certs.add_argument("--json", action="store_true", help="for programs")
+    certs.set_defaults(verb=_certs)
     hostname = verbs.add_parser("hostname", help="print the folder name that serves a name")
     hostname.add_argument("name", help="a host name, in any alphabet")
     hostname.add_argument("--hashed", action="store_true", help="for a folder with hashed names")
@@ -97,6 +103,32 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{mistakes}\n\n{count} problem{'s' if count != 1 else ''} in {file}", file=sys.stderr)
         return 1
     print(f"{file}: no problems found")
+    return 0
+
+
+def _certs(options: argparse.Namespace) -> int:
+    """From the files on disk: the proxy need not run, and is not asked."""
+    file = options.config or options.file
+    if file is None:
+        print("rproxy certs: which file?  rproxy certs FILE", file=sys.stderr)
+        return 2
+    from datetime import UTC, datetime
+
+    from rproxy.assemble_tls import certificate_places
+    from rproxy.config.load import load
+    from rproxy.services.certreport import as_json, as_text, report
+
+    try:
+        config = load(file)
+    except ConfigError as mistakes:
+        print(mistakes, file=sys.stderr)
+        return 1
+    now = datetime.now(UTC)
+    rows = report(certificate_places(config), now)
+    if options.json:
+        print(as_json(rows), end="")
+    else:
+        print(as_text(rows, now) if rows else "no app has a certificate\n", end="")
     return 0
 
 

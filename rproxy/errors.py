@@ -121,6 +121,12 @@ class MethodNotAllowed(Refusal):
     reason, status = "method_not_allowed", 405
 
 
+class LastHop(Refusal):
+    """OPTIONS with `Max-Forwards: 0`: we are asked, and nobody behind us (RFC 9110 §7.6.2)."""
+
+    reason, status = "max_forwards", 200
+
+
 class BodyTooLarge(Refusal):
     """A request body above the app's limit (RFC 9110 §15.5.14)."""
 

@@ -225,8 +225,8 @@ class Exchange(Asking):
         held, self._held, self._held_size = self._held, [], 0
         for piece in held:
             upstream.send_piece(piece)
-        if self._body_done and self._upstream is not None:
-            self._upstream.send_end(self._trailers)
+        if self._body_done:
+            upstream.send_end(self._trailers)
         client.hold_body(False)
 
     def request_piece(self, piece: Piece) -> None:

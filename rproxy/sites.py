@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rproxy.errors import BodyTooLarge, MethodNotAllowed, Misdirected, NoRoute, Redirect, Refusal, UnknownHost
+from rproxy.errors import (
+    BodyTooLarge,
+    LastHop,
+    MethodNotAllowed,
+    Misdirected,
+    NoRoute,
+    Redirect,
+    Refusal,
+    UnknownHost,
+)
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.paths import PathTable, replaced, unambiguous
@@ -171,6 +180,8 @@ def _check_request(site: Site, request: Request) -> None:
         raise _by(site, BodyTooLarge(f"{request.length} bytes"))
     if request.method == b"TRACE" or (request.method == b"CONNECT" and not site.allow_connect):
         raise _by(site, MethodNotAllowed(request.method.decode("ascii")))
+    if request.method == b"OPTIONS" and request.headers.get(b"max-forwards") == b"0":
+        raise _by(site, LastHop("Max-Forwards"))
     if not unambiguous(request.path):
         raise _by(site, BadRequest("a path that servers disagree about"))
 

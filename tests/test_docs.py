@@ -143,8 +143,8 @@ def test_a_command_that_does_not_exist_would_be_noticed(words):
 def known_flags():
     """Every flag of our commands and twistd's, from their help, and those that other programs have."""
     asked = [[*TWISTD, "--help"], [*TWISTD, "rproxy", "--help"]]
-    asked += [[sys.executable, "-m", "rproxy.command", *verb, "--help"] for verb in ([], ["run"], ["check"])]
-    asked.append([sys.executable, "-m", "rproxy.command", "hostname", "--help"])
+    verbs = ([], ["run"], ["check"], ["certs"], ["hostname"])
+    asked += [[sys.executable, "-m", "rproxy.command", *verb, "--help"] for verb in verbs]
     told = [
         subprocess.run(words, capture_output=True, text=True, env=environment()).stdout for words in asked
     ]

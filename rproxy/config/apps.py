@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, PlainValidator, ValidationInfo, field_validator, model_validator
 
+from rproxy.config.acme import provable
 from rproxy.config.http import AccessLog, ErrorPages, HeaderRules, StickyCookie, Tuning
 from rproxy.config.location import Kind, Location, location, stream_listener
 from rproxy.config.table import Table
@@ -123,6 +124,7 @@ class HealthCheck(Table):
     healthy_threshold: Some = 2
     """Good probes in a row until it is used again."""
     path: UrlPath | None = None
+    """What is asked for with GET; only where `type` is "http", like `expected_status`."""
     expected_status: Status = 200
 
 
@@ -261,6 +263,13 @@ class App(Tuning):
         cookie = _said(info, ("sticky_cookie",))
         entries = tuple(_told(entry, said) for entry in entries)
         return tuple(_told(e, cookie) if e.load_balance == "sticky" else e for e in entries)
+
+    @field_validator("tls")
+    @classmethod
+    def _provable(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        if tls is not None and tls.acme:
+            provable(info.data.get("server_name", ()))
+        return tls
 
     @field_validator("passthrough")
     @classmethod

@@ -27,15 +27,12 @@ NOT_YET: Final = (
     Row("max_concurrent_streams", "HTTP/2"),
     Row("workers", "more than one process", fine=(1,)),
     Row("l4", "TCP services with client certificates"),
-    Row("acme", "certificates by ACME"),
-    Row("apps.*.tls.acme", "certificates by ACME", fine=(False,)),
     Row("apps.*.tls.client_ca_cert_path", "client certificates"),
     Row("apps.*.reverse_proxy.upstream_options", "HTTP/2 to backends", only=("force_http2_upstream",)),
     Row("apps.*.allow_connect", "CONNECT", fine=(False,)),
     Row("experimental.connection_handling_timeout", "a limit on whole connections", fine=(0,)),
     Row("experimental.h3", "HTTP/3"),
     Row("experimental.cache", "the response cache"),
-    Row("experimental.acme", "certificates by ACME"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
+from rproxy.config.acme import Acme
 from rproxy.config.apps import L4, App, AppKey, ReverseProxy
 from rproxy.config.http import AccessLog, Rate, Retries, Tuned
 from rproxy.config.location import address_v4, address_v6, listener
@@ -73,14 +74,6 @@ class Hosts(Table):
     directory: FilePath
     hashed: Flag = False
     """Whether the folders are called by the hash of the name."""
-
-
-class Acme(Table):
-    """The authority that certificates come from, and where they are kept."""
-
-    dir_url: Text = "https://acme-v02.api.letsencrypt.org/directory"
-    email: Text
-    registry_path: FilePath = Field(default="acme_registry", validate_default=True)
 
 
 class H3(Table):

@@ -18,7 +18,7 @@ from zope.interface import classImplements
 
 from rproxy.deadlines import Deadlines
 from rproxy.downstream.http_watch import HttpLimits, Watch
-from rproxy.errors import Redirect, Refusal
+from rproxy.errors import LastHop, Redirect, Refusal
 from rproxy.exchange import Client, Exchange
 from rproxy.interfaces import Arrival, arrival_of
 from rproxy.policy.forwarding import ClientFacts
@@ -163,10 +163,9 @@ class HttpServer(Client):
     def _read_one(self) -> bool:
         """The body of the request that is served, or the next request; False when nothing is left to do."""
         reader = self.reader
-        if self.exchange is not None:
-            if not reader.complete:
-                self._read_body(self.exchange)
-            return self.exchange is None
+        exchange = self.exchange
+        if exchange is not None:
+            return not reader.complete and self._read_body(exchange)
         try:
             if not reader.complete:  # the response was quicker than the request's body
                 self.close()
@@ -208,19 +207,21 @@ class HttpServer(Client):
         exchange = self.exchange = Exchange(self, request)
         exchange.start(now)
 
-    def _read_body(self, exchange: Exchange) -> None:
+    def _read_body(self, exchange: Exchange) -> bool:
+        """What there is of the body; whether that has ended the exchange."""
         reader = self.reader
         try:
             while not self.held and (piece := reader.read_body()):
                 self.body_bytes += len(piece)
                 exchange.request_piece(piece)
                 if self.exchange is not exchange:
-                    return
+                    return self.exchange is None
         except BadRequest as refusal:
             exchange.refuse(refusal)
-            return
+            return self.exchange is None
         if reader.complete:
             exchange.request_end(reader.trailers)
+        return self.exchange is None
 
     def _hold_input(self) -> None:
         """Stop reading the socket while nobody has use for more, go on when somebody has."""
@@ -349,10 +350,12 @@ class HttpServer(Client):
         if isinstance(refusal, Redirect):
             status = refusal.moved
             pairs.append((b"Location", refusal.location))
-        if status == 405:
+        else:  # what one client has earned is not for a cache to give to others
+            pairs.append((b"Cache-Control", b"no-store"))
+        if status == 405 or isinstance(refusal, LastHop):
             pairs.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
-        if request is None or isinstance(refusal, BadRequest):
-            self._keep = False
+        if request is None or request.method == b"CONNECT" or isinstance(refusal, BadRequest):
+            self._keep = False  # what follows is no request, or not surely one
         self.respond(status, REASONS.get(status, b""), Fields(pairs), _LENGTH, len(body))
         if request is None or request.method != b"HEAD":
             self.piece(body)

@@ -77,7 +77,7 @@ class Watch:
 
     def _stop_lingering(self) -> None:
         """Enough, unless the answer is still on its way to a slow client."""
-        self._timer = None
+        self._forget_timer()
         server = self._server
         if not _unsent(server.transport) or self._is_stuck(server.reactor.seconds()):
             server.abort()
@@ -86,7 +86,7 @@ class Watch:
 
     def _look(self) -> None:
         """Now and then: is this connection taking too long over anything?"""
-        self._timer = None
+        self._forget_timer()
         server = self._server
         now = server.reactor.seconds()
         if server.tunnel is not None:
@@ -99,10 +99,13 @@ class Watch:
         elif server.partial:
             if now - server.since >= self._limits.head:
                 server.refuse_unread(TooSlow("the request's head took too long"))
-        elif now - server.since >= self._limits.keep_alive:
+        elif now - server.since >= (self._limits.head if server.request is None else self._limits.keep_alive):
             server.close()
         if self._timer is None and server.connected:
             self.begin()
+
+    def _forget_timer(self) -> None:  # in a call, or the compiler would know that it is None from here on
+        self._timer = None
 
     def _look_at_tunnel(self, now: float) -> None:
         server = self._server

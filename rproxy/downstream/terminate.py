@@ -7,7 +7,7 @@ Imports OpenSSL, so `assemble` imports it only for configurations that terminate
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadlines
-from rproxy.errors import NoCommonProtocol
+from rproxy.errors import NoCommonProtocol, Refusal
 from rproxy.interfaces import Arrival, arrival_of
-from rproxy.tls import HANDSHAKE, TLSTransport
+from rproxy.tls import HANDSHAKE, Scratch, TLSTransport
 from rproxy.wire.clienthello import ClientHello
 
 log = Logger()
@@ -26,8 +26,14 @@ HTTP1 = b"http/1.1"
 """What a client that sends no ALPN is served with, RFC 9112 §9."""
 
 
+class NoCertificate(Refusal):
+    """The app's first certificate has not been issued yet: internal_error."""
+
+    reason, alert = "no_certificate", 80
+
+
 class Site(Protocol):
-    """The certificates of an app, see `services.certificates`."""
+    """The certificates of an app, see `services.certificates`; `context` may raise `NoCertificate`."""
 
     name: str
 
@@ -49,6 +55,7 @@ class Terminate:
     ) -> None:
         self.site, self.inner, self.offered = site, inner, offered
         self.deadlines, self.handshake_timeout = deadlines, handshake_timeout
+        self.scratch = Scratch()
 
     def doStart(self) -> None:
         """Nothing to prepare; Twisted's ports call it."""
@@ -57,18 +64,20 @@ class Terminate:
         """Nothing to tear down; Twisted's ports call it."""
 
     def buildProtocol(self, addr: Any) -> IProtocol | None:
-        """TLS for this arrival; None if `inner` takes no more. Raises `NoCommonProtocol`.
+        """TLS for this arrival; None if `inner` takes no more. Raises `NoCommonProtocol`, `NoCertificate`.
 
         Given the plain address of an endpoint there is no hello yet; OpenSSL then picks the protocol.
         """
         arrival = arrival_of(addr)
         choices = self.offered if arrival.hello is None else (choose(arrival.hello, self.offered),)
+        context = self.site.context(choices)
         protocol: Any = self.inner.buildProtocol(arrival)
         if protocol is None:
             return None
-        connection = SSL.Connection(self.site.context(choices))
+        connection = SSL.Connection(context)
         connection.set_accept_state()
-        return Secured(self, arrival, protocol, connection)
+        secured: Any = Secured(self, arrival, protocol, connection)
+        return cast(IProtocol, secured)
 
 
 class Secured(TLSTransport):
@@ -77,7 +86,7 @@ class Secured(TLSTransport):
     def __init__(
         self, factory: Terminate, arrival: Arrival, protocol: IProtocol, connection: SSL.Connection
     ) -> None:
-        super().__init__(protocol, connection, factory.deadlines, factory.handshake_timeout)
+        super().__init__(protocol, connection, factory.deadlines, factory.handshake_timeout, factory.scratch)
         self._app, self._arrival = factory.site.name, arrival
 
     def handshake_failed(self, words: str, error: BaseException | None) -> None:

@@ -44,7 +44,7 @@ class HeaderRules:
             raise ValueError("A request has exactly one Host: it can be set, not added or removed.")
         for name in sorted(removed.intersection(_names([*replaced, *added]))):
             raise ValueError(f"{name.decode('ascii')} is removed and given a value: do one of the two.")
-        self._gone = removed | _names(replaced)
+        self._gone = frozenset(map(_dashed, removed | _names(replaced)))
         self._added = (*replaced, *added)
 
     @property
@@ -115,4 +115,9 @@ def _names(pairs: Iterable[Pair]) -> frozenset[bytes]:
 
 
 def _without(pairs: Iterable[Pair], gone: frozenset[bytes]) -> list[Pair]:
-    return [pair for pair in pairs if pair[0].lower() not in gone]
+    return [pair for pair in pairs if _dashed(pair[0].lower()) not in gone]
+
+
+def _dashed(name: bytes) -> bytes:
+    """CGI and WSGI cannot tell `X_User` from `X-User`: a rule for one is about both."""
+    return name.replace(b"_", b"-")

@@ -20,6 +20,7 @@ from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from rproxy.downstream.terminate import NoCertificate
 from rproxy.keypair import KeyPair, load_pair
 from rproxy.services.reload import fingerprint
 from rproxy.tls import use_pair, words_of
@@ -72,6 +73,28 @@ class Files:
         return tuple(load_pair(certificate, key) for certificate, key in self.pairs)
 
 
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A file that `acme_service` writes, with a key and its chain; nothing before the first certificate.
+
+    It is renewed in good time, and who renews it says so when it is not.
+    """
+
+    path: Path
+
+    def fingerprint(self) -> Hashable:
+        """What `stat` says of the file."""
+        return fingerprint(self.path)
+
+    def load(self) -> tuple[KeyPair, ...]:
+        """The pair, if there is one yet; one that is damaged is as good as none, another is ordered."""
+        try:
+            return (load_pair(self.path, self.path),) if self.path.exists() else ()
+        except ValueError as problem:
+            log.warn("{why}", why=str(problem))
+            return ()
+
+
 class Site:
     """The certificates of one app. Tickets given out here are good nowhere else."""
 
@@ -83,10 +106,12 @@ class Site:
         """A server context that agrees on the first of these ALPN protocols that the client lists.
 
         A client that lists others only gets the alert no_application_protocol (RFC 7301 §3.2), one
-        that lists none is served without.
+        that lists none is served without. Raises `NoCertificate`.
         """
         context = self._contexts.get(protocols)
         if context is None:
+            if not self.pairs:
+                raise NoCertificate("the first certificate has not been issued yet")
             context = self._contexts[protocols] = server_context(self.name, self.pairs, protocols)
         return context
 
@@ -128,6 +153,12 @@ class Certificates(Service):
         """Called when new routes are in use: sites not asked for since the last call are let go."""
         used, self._used = self._used, set()
         self._watched = {key: self._watched[key] for key in used}
+
+    def look_at(self, source: Source) -> None:
+        """Look at this source now: whoever has written it does not want to wait."""
+        for watched in list(self._watched.values()):
+            if watched.source == source:
+                self._look_at(watched)
 
     def startService(self) -> None:
         """Twisted's call: begin to look."""
@@ -181,7 +212,7 @@ class Certificates(Service):
             watched.troubled = found
             return
         watched.seen, watched.troubled, watched.told = found, None, ""
-        if pairs != watched.site.pairs:
+        if pairs and pairs != watched.site.pairs:  # a file that is gone takes nothing away
             self._use(watched, pairs)
             log.info("{app} has a new certificate: {facts}", app=watched.site.name, facts=_facts(pairs))
             self._warn(watched)
@@ -192,7 +223,8 @@ class Certificates(Service):
 
     def _warn(self, watched: _Watched) -> None:
         for pair in watched.site.pairs:
-            for concern in [*pair.concerns(self._now()), *_uncovered(pair, watched.served)]:
+            concerns = [] if isinstance(watched.source, Issued) else pair.concerns(self._now())
+            for concern in [*concerns, *_uncovered(pair, watched.served)]:
                 log.warn("certificate of {app}: {concern}", app=watched.site.name, concern=concern)
 
 

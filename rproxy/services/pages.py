@@ -145,6 +145,7 @@ _PAGE: Final = re.split(
 _OTHER_CLIENT: Final = "Refused", "The request was refused."
 _OTHER_SERVER: Final = "Error", "The request could not be answered."
 _STATUSES: Final[Mapping[int, tuple[str, str]]] = {
+    200: ("OK", "This proxy answers itself, as it was asked to."),
     301: ("Moved Permanently", "This page is served over https."),
     308: ("Permanent Redirect", "This page is served over https."),
     400: ("Bad Request", "The request is malformed or can be read in two ways."),

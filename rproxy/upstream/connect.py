@@ -121,7 +121,7 @@ class Dial:
         if peer.endpoint is not None:
             endpoint: Any = peer.endpoint
             connecting = endpoint.connect(_Handing(lambda: self._handed(peer)))
-            if self._peer is peer:  # not connected at once
+            if self._asks(peer):  # not connected at once
                 self._wait_for(connecting, lambda _: None)
             return
         self._targets = list(peer.targets())
@@ -164,8 +164,17 @@ class Dial:
             return
         self._outbound = outbound
         outbound.start()
-        if self._outbound is outbound:  # not settled yet
+        if self._waits_for_settling(outbound):
             self._arm(self._timed_out)
+
+    # Two questions with methods of their own: a type checker, and with it the compiler, takes what was
+    # assigned a line earlier for what is still there, although a call in between may have changed it.
+
+    def _asks(self, peer: Peer) -> bool:
+        return self._peer is peer
+
+    def _waits_for_settling(self, outbound: Outbound) -> bool:
+        return self._outbound is outbound
 
     def _settled(self, outbound: Outbound, code: int) -> None:
         self._disarm()
@@ -193,7 +202,7 @@ class Dial:
 
     def _handed(self, peer: Peer) -> IProtocol | None:
         """What an endpoint's transport gets; None when too late: some endpoints cannot be cancelled."""
-        return self._connected() if self._peer is peer else None
+        return self._connected() if self._asks(peer) else None
 
     def _connected(self) -> IProtocol:
         """The search is over: the protocol for the transport that was made."""

@@ -36,6 +36,8 @@ KEEP_IDLE = 20.0
 _NONE: Final = Framing.NONE
 _CHUNKED: Final = Framing.CHUNKED
 
+BODILESS: Final = frozenset((b"GET", b"HEAD"))
+"""Methods whose content means nothing (RFC 9110 §9.3.1, §9.3.2), so that servers may leave it unread."""
 SWEEPS = 4
 """Looks at the idle connections per that time: they are kept for up to a quarter longer."""
 
@@ -168,7 +170,7 @@ class HttpClient:
         self._reader = ResponseReader()
         self.memory = Memory()
         self._asking: Asking | None = None
-        self._answered = self._more = self._paused = self._chunked = False
+        self._answered = self._more = self._paused = self._chunked = self._spent = False
         self.used = False
         """Whether it has answered before: then that it ends may only mean that it was idle for too long."""
         self.since = 0.0
@@ -189,6 +191,8 @@ class HttpClient:
         self._asking, self._answered, self._more = asking, False, more
         framing = request.framing
         self._chunked = framing is _CHUNKED
+        # A server may ignore the body of a GET and read it as the next request, which is somebody else's.
+        self._spent = (self._chunked or request.length > 0) and request.method in BODILESS
         if framing is not _NONE:
             fields.own += framing_pairs(framing, request.length)
         self.transport.write(request_head(request.method, target, fields.own, fields.block))
@@ -284,7 +288,8 @@ class HttpClient:
 
     def _finish(self, asking: Asking) -> None:
         self._asking, self.used = None, True
-        if self._reader.reusable and not self._more and self.peer.put_idle(self, self._clock):
+        reusable = self._reader.reusable and not self._more and not self._spent
+        if reusable and self.peer.put_idle(self, self._clock):
             if self._paused:
                 self.resume()
         else:

@@ -59,6 +59,15 @@ _NOT_IN_TRAILERS = (
         b" if-unmodified-since if-range forwarded via proxy".split()
     )
 )
+# What only a proxy may say: where a request came from, what it asked for, which certificate was shown. `_`
+# and other bytes that CGI and WSGI take for a dash are as good as one.
+is_claim = re.compile(
+    rb"""(?x)
+    x[\W_]forwarded (?: [\W_] | \Z )
+    | (?: forwarded | x[\W_]real[\W_]ip | x[\W_]original[\W_]ur[il] | x[\W_]rewrite[\W_]url ) \Z
+    | (?: x[\W_] )? (?: client[\W_]?cert | (?: ssl | tls )[\W_]client | ssl[\W_]cert )
+    | x[\W_]arr[\W_]clientcert | x[\W_]amzn[\W_]mtls"""
+).match
 _OPTIONS = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"upgrade")}
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 
@@ -103,7 +112,7 @@ def read_trailers(block: bytes) -> Headers:
     Raises `BadRequest` for a bad field and for any field that has no business behind a body.
     """
     headers = read_headers(block, MAX_TRAILERS)
-    if not _NOT_IN_TRAILERS.isdisjoint(headers.names):
+    if not _NOT_IN_TRAILERS.isdisjoint(headers.names) or any(map(is_claim, headers.names)):
         raise BadRequest("forbidden field in trailers")
     return headers
 

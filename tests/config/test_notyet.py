@@ -12,12 +12,12 @@ from rproxy.errors import ConfigError
 @pytest.mark.parametrize(
     ("table", "paths"),
     [
-        ({"acme": {}, "listen_port": 80}, [("acme",)]),
+        ({"experimental": {"cache": {}}, "listen_port": 80}, [("experimental", "cache")]),
         (
-            {"apps": {"a": {"tls": {"acme": True}}, "b": {"tls": {"acme": True}}, "c": {"tls": {}}}},
-            [("apps", "a", "tls", "acme"), ("apps", "b", "tls", "acme")],
+            {"apps": {"a": {"allow_connect": True}, "b": {"allow_connect": True}, "c": {"tls": {}}}},
+            [("apps", "a", "allow_connect"), ("apps", "b", "allow_connect")],
         ),
-        ({"apps": {"a": {"tls": {"acme": False}, "allow_connect": False}}}, []),
+        ({"apps": {"a": {"tls": {"acme": True}, "allow_connect": False}}, "acme": {}}, []),
         (
             {"apps": {"a": {"tls": {"client_ca_cert_path": ""}}}},
             [("apps", "a", "tls", "client_ca_cert_path")],

@@ -7,6 +7,7 @@ from rproxy.policy.forwarding import MAX_REMEMBERED, RequestRewriter
 from rproxy.policy.rules import HeaderRules, Side
 from rproxy.wire.address import Address, Inet, Unix
 from rproxy.wire.http1 import RequestReader
+from rproxy.wire.http1_fields import is_claim
 from rproxy.wire.message import Framing
 from tests.policy.heads import CLIENT, FORGED, OURS, PLAIN, facts, get, options, sent
 from tests.wire.reading import request_of
@@ -47,7 +48,7 @@ def test_what_only_a_proxy_may_say_is_never_passed_on(name: bytes, client: Addre
 def test_what_looks_like_a_claim_and_is_none_goes_on() -> None:
     lines = [b"X-Forward: 1", b"XForwardedFor: 1", b"Forwarded-For: 1", b"X-Real-Ips: 1"]
     assert len(sent(get(*lines))) == 1 + len(lines)
-    assert not any(forwarding._CLAIM(name) for name in forwarding._USUAL)
+    assert not any(is_claim(name) for name in forwarding._USUAL)
 
 
 HOP_BY_HOP = [
