@@ -8,24 +8,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# What hatch_build.py compiles: installed anew when one of them has changed. RPROXY_PURE=1 leaves it out.
+COMPILED := $(shell $(PYTHON) hatch_build.py 2>/dev/null)
+
 # Twisted reads all plugins once and keeps the list; written now, nobody without write access has to.
 PLUGINS := $(BIN)/python -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
 
-.PHONY: help run test lint format types unit e2e bench clean
+.PHONY: help run test lint format types unit pure e2e bench clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make run      start rproxy with $(CONFIG); Ctrl-C stops it'
-	@echo 'make test     lint, types, unit and e2e, in this order'
+	@echo 'make test     lint, types, unit, pure and e2e, in this order'
 	@echo 'make lint     ruff check, ruff format --check      make format   let ruff rewrite'
 	@echo 'make types    mypy --strict                        make unit     tests without other programs'
+	@echo 'make pure     the same tests with nothing compiled'
 	@echo 'make e2e      tests with nginx, HAProxy, curl ...  make bench    CPU per unit of work, see bench/'
 	@echo 'make clean    remove .venv and every cache'
 
 run: $(VENV)/installed
 	$(BIN)/twistd -n --pidfile= rproxy --config '$(CONFIG)'
 
-test: lint types unit e2e
+test: lint types unit pure e2e
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -41,6 +45,14 @@ types: $(VENV)/installed-test
 unit: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q tests --ignore=tests/e2e
 
+# The same tests once more without the compiled modules, for those who have no compiler.
+pure: $(VENV)/installed-test
+	rm -rf build/pure && mkdir -p build/pure
+	tar -c --exclude='*.so' --exclude=__pycache__ pyproject.toml rproxy tests | tar -x -C build/pure
+	cd build/pure && ../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/*.py tests/wire tests/policy \
+	  tests/upstream tests/downstream tests/services --ignore=tests/test_docs.py \
+	  --ignore=tests/test_packaging.py
+
 e2e: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q tests/e2e
 
@@ -50,15 +62,16 @@ bench: $(VENV)/installed
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build twisted/plugins/dropin.cache
 	find rproxy tests bench docs twisted -name __pycache__ -type d -prune -exec rm -rf {} +
+	find rproxy -name '*.so' -delete
 
 # The stamps make a second run start at once: only a changed pyproject.toml installs again.
-$(VENV)/installed: pyproject.toml | $(BIN)/pip
+$(VENV)/installed: pyproject.toml hatch_build.py $(COMPILED) | $(BIN)/pip
 	@echo 'installing rproxy into $(VENV) ...'
 	$(PIP) --editable .
 	@$(PLUGINS)
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml | $(BIN)/pip
+$(VENV)/installed-test: pyproject.toml hatch_build.py $(COMPILED) | $(BIN)/pip
 	@echo 'installing rproxy and what its tests need into $(VENV) ...'
 	$(PIP) --editable '.[test]'
 	@$(PLUGINS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
 
 __version__ = "0.1.0.dev0"
-__all__ = ["__version__", "makeService"]
+__all__ = ["__version__", "described", "makeService"]
+
+
+def described() -> str:
+    """The version, and whether the data path is compiled: "0.1.0 (compiled)" or "0.1.0 (pure Python)"."""
+    spec = find_spec("rproxy.exchange")
+    compiled = spec is not None and str(spec.origin).endswith(".so")
+    return f"{__version__} ({'compiled' if compiled else 'pure Python'})"
 
 
 def makeService(config: str | PathLike[str]) -> IService:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rproxy import __version__
+from rproxy import described
 from rproxy.errors import ConfigError, StartError
 
 DESCRIPTION = "Reverse proxy and protocol router: sends each connection where its server name belongs."
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "rproxy", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"rproxy {__version__}")
+    parser.add_argument("--version", action="version", version=f"rproxy {described()}")
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
     _run_options(verbs.add_parser("run", help="serve in the foreground"))

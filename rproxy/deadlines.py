@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-log = Logger()
+log = Logger(__name__)
 
 TICK = 0.25
 """Seconds per bucket."""

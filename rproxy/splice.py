@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from rproxy.transports import END, LOST, Mover, Stream
 
 CHUNK = 65536
@@ -30,6 +32,7 @@ SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK"
 Pipe = tuple[int, int]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Pipes:
     """Pipes for splicing, re-used while empty; one pool per proxy."""
 

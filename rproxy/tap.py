@@ -19,7 +19,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from rproxy import __version__
+from rproxy import described
 from rproxy.errors import StartError
 
 log = Logger()
@@ -48,7 +48,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """Print the version and exit."""
-        sys.stdout.write(f"rproxy {__version__}\n")
+        sys.stdout.write(f"rproxy {described()}\n")
         raise SystemExit(0)
 
     def postOptions(self) -> None:

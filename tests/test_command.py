@@ -102,7 +102,7 @@ def test_what_is_no_name_says_why(command: Command, name: str) -> None:
 
 
 def test_the_version(command: Command) -> None:
-    assert command("--version") == (0, f"rproxy {rproxy.__version__}\n", "")
+    assert command("--version") == (0, f"rproxy {rproxy.described()}\n", "")
 
 
 def test_without_a_command_there_is_help_and_status_2(command: Command) -> None:

@@ -19,18 +19,21 @@ PATIENCE = 120
 """Seconds that a step may take; all together take about five."""
 
 
-def run(*words, cwd):
-    """A program that knows nothing of this checkout, with all that it wrote."""
+def run(*words, cwd, **more):
+    """A program that knows nothing of this checkout, with all that it wrote; `more` is for its environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env=clean, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
+        [*map(str, words)], cwd=cwd, env=clean | more, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout
 
 
-def successful(*words, cwd):
-    status, said = run(*words, cwd=cwd)
+BUILD = (sys.executable, "-m", "build", "--wheel", "--no-isolation")
+
+
+def successful(*words, cwd, **more):
+    status, said = run(*words, cwd=cwd, **more)
     assert status == 0, said
     return said
 
@@ -38,8 +41,7 @@ def successful(*words, cwd):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-    successful(*build, cwd=folder)
+    successful(*BUILD, "--outdir", folder, ROOT, cwd=folder, RPROXY_PURE="1")
     (built,) = folder.glob("*.whl")
     return built
 
@@ -91,6 +93,21 @@ def test_the_wheel_says_what_it_needs(contents):
     assert not any("pytest" in line for line in needed)
 
 
+def test_where_no_compiler_works_the_wheel_is_pure_python(tmp_path):
+    said = successful(*BUILD, "--outdir", tmp_path, ROOT, cwd=tmp_path, CC="/bin/false")
+    assert "is not compiled" in said
+    (built,) = tmp_path.glob("*.whl")
+    assert built.name.endswith("-py3-none-any.whl")
+
+
+def test_no_compiled_module_is_older_than_its_source():
+    """Python prefers it, so that a change of the source would have no effect: `make` builds it anew."""
+    for compiled in (ROOT / "rproxy").rglob("*.so"):
+        source = compiled.with_name(compiled.name.partition(".")[0] + ".py")
+        if source.exists():
+            assert compiled.stat().st_mtime >= source.stat().st_mtime, source
+
+
 def test_twistd_lists_the_installed_plugin_wherever_it_is_started(scratch, tmp_path):
     twistd = (scratch / "python", "-c", "from twisted.scripts.twistd import run; run()")
     assert "Reverse proxy and protocol router" in successful(*twistd, "--help", cwd=tmp_path)
@@ -103,7 +120,9 @@ def test_the_installed_code_is_the_wheels_and_not_the_checkouts(scratch, tmp_pat
 
 
 def test_the_installed_command_works(scratch, tmp_path):
-    assert successful(scratch / "rproxy", "--version", cwd=tmp_path) == f"rproxy {__version__}\n"
+    assert (
+        successful(scratch / "rproxy", "--version", cwd=tmp_path) == f"rproxy {__version__} (pure Python)\n"
+    )
     assert "no problems" in successful(
         scratch / "rproxy", "check", ROOT / "config-example.toml", cwd=tmp_path
     )
@@ -135,7 +154,7 @@ def test_a_broken_config_makes_the_installed_command_end_with_1_and_without_a_tr
 def test_make_says_what_is_missing_before_it_makes_anything(lacking, advice, tmp_path):
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "hatch_build.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / "python3"
     python.write_text(f'#!/bin/sh\ncase "$2" in *{lacking}*) exit 1;; esac\n')

@@ -610,7 +610,7 @@ async def test_an_ended_relay_is_freed_without_the_garbage_collector(make: Makin
 def test_it_takes_a_plain_address_and_is_half_closeable() -> None:
     from twisted.internet.address import IPv4Address
 
-    group: Any = None
+    group = Group([Peer("up")], LeastConnections())
     factory = RelayFactory(Clock(), "app", group, Journal(), Pipes(), Deadlines(Clock()))
     built = factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 1))
     assert IHalfCloseableProtocol.providedBy(built)

@@ -81,7 +81,7 @@ def test_options_of_a_file(words: list[str], config: str, no_watch: int) -> None
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parsed("--version")
-    assert (ended.value.code, capsys.readouterr().out) == (0, f"rproxy {rproxy.__version__}\n")
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"rproxy {rproxy.described()}\n")
 
 
 def test_a_service_is_made_and_nothing_listens_yet(tmp_path: Path) -> None:

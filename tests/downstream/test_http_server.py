@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from rproxy.downstream.http_server import MOST_PIPELINED
 from rproxy.downstream.http_watch import LINGER, HttpLimits
 from rproxy.downstream.peek import ProxyPolicy
 from rproxy.policy.networks import NetworkSet
+from rproxy.splice import Pipes, Pump
 from rproxy.wire.address import Inet
 from rproxy.wire.proxyheader import encode_v1, encode_v2
 from tests.http_world import GET, OK, World, body_of, head_of, statuses_of
@@ -571,8 +571,10 @@ def test_what_leaves_the_pipe_counts_although_the_kernels_queue_stays_as_full(wo
     world.connect()
     server = world.servers[0]._become
     stuck = []
+    server.pump = pump = Pump(server.transport, server.transport, Pipes())
+    pump.moved = 1_000_000
     for now, held in ((0.0, 900_000), (50.0, 800_000), (100.0, 700_000), (161.0, 700_000)):
-        server.pump = SimpleNamespace(moved=1_000_000, held=held, stop=lambda: None)
+        pump._held = held
         stuck.append(server._watch._is_stuck(now))
     assert stuck == [False, False, False, True]
 

@@ -323,8 +323,10 @@ def test_no_file_descriptor_left_is_a_failed_attempt(ground: Ground, monkeypatch
     def full(*_: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(connect, "Outbound", full)
-    search = ground.search(ground.listening()).start()
+    search = ground.search(ground.listening())
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", full)
+        search.start()
     assert isinstance(search.refusal, PeerUnreachable)
     assert (search.refusal.code, search.counts) == (errno.EMFILE, [0])
 
@@ -336,7 +338,7 @@ def test_a_lack_of_our_own_says_nothing_about_the_peer(ground: Ground, monkeypat
 
     search = ground.search(ground.listening(), ground.listening())
     with monkeypatch.context() as patched:
-        patched.setattr(connect, "Outbound", full)
+        patched.setattr(socket, "socket", full)
         search.start()
     assert type(search.refusal) is PeerUnreachable
     assert [peer.down_until for peer in search.peers] == [NEVER, NEVER]
