@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Final, Protocol
 
 from rproxy.errors import (
     BodyTooLarge,
@@ -29,6 +30,8 @@ from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.hostname import from_wire
 from rproxy.wire.message import BadRequest, Framing, Request
 
+MOST_NAMES: Final = 1024
+"""Host fields whose canonical names are kept, 260 bytes each: the same few come again and again."""
 SAFE = frozenset((b"GET", b"HEAD"))
 
 
@@ -158,6 +161,7 @@ class Sites:
         return found
 
 
+@lru_cache(MOST_NAMES)
 def host_name(authority: bytes) -> str | None:
     """The canonical name in a Host field or an authority; None for an IP literal or an impossible name."""
     if authority[:1] == b"[":

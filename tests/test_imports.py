@@ -89,7 +89,8 @@ def imports_of(path: Path) -> list[str]:
 def rooms_of(names: Iterable[str]) -> set[str]:
     """The parts of the house that these names are from."""
     ours = [name.split(".") for name in names]
-    return {parts[1] for parts in ours if parts[0] == "rproxy" and len(parts) > 1} - {"__version__", "described"}
+    rooms = {parts[1] for parts in ours if parts[0] == "rproxy" and len(parts) > 1}
+    return rooms - {"__version__", "described"}
 
 
 every_module = pytest.mark.parametrize("path", modules(), ids=title)

@@ -20,11 +20,11 @@ PATIENCE = 120
 
 
 def run(*words, cwd, **more):
-    """A program that knows nothing of this checkout, with all that it wrote; `more` is for its environment."""
+    """A program that knows nothing of this checkout, and all that it wrote; `more` is its environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env=clean | more, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*map(str, words)], cwd=cwd, env=clean | more, stdin=subprocess.DEVNULL, timeout=PATIENCE,
+        check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout
 

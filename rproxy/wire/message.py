@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 from rproxy.errors import Refusal
 
@@ -146,33 +146,74 @@ class Fields:
         return [*self.own, *self.block.pairs]
 
 
-class Request(NamedTuple):
-    """A request's head, every part checked. A tuple because it is made for every request: 0.3 µs."""
+class Request:
+    """A request's head, every part checked."""
 
-    method: bytes
-    """Any token; case matters."""
-    target: bytes
-    """As sent, for the log."""
-    path: bytes
-    """What to route by and to forward: path and query, or `*`; empty for CONNECT."""
-    authority: bytes
-    """`host` or `host:port` as spelled, from the target or from Host; empty for HTTP/1.0 without either."""
-    scheme: bytes
-    """`http` or `https` if the target was absolute, else empty."""
-    version: int
-    """10 or 11."""
-    headers: Headers
-    framing: Framing
-    length: int
-    """Bytes of body if `framing` is LENGTH, else 0."""
-    keep_alive: bool
-    """Whether the client allows another request on this connection (RFC 9112 §9.3)."""
-    expects_continue: bool
-    """Whether the client waits for `100 Continue` before it sends the body."""
-    connection: frozenset[bytes]
-    """What Connection names, in lower case; anybody may name anything, `host` too."""
-    upgrade: bytes
-    """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+    __slots__ = (
+        "authority",
+        "connection",
+        "expects_continue",
+        "framing",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "path",
+        "scheme",
+        "target",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        path: bytes,
+        authority: bytes,
+        scheme: bytes,
+        version: int,
+        headers: Headers,
+        framing: Framing,
+        length: int,
+        keep_alive: bool,
+        expects_continue: bool,
+        connection: frozenset[bytes],
+        upgrade: bytes,
+    ) -> None:
+        self.method = method
+        """Any token; case matters."""
+        self.target = target
+        """As sent, for the log."""
+        self.path = path
+        """What to route by and to forward: path and query, or `*`; empty for CONNECT."""
+        self.authority = authority
+        """`host` or `host:port` as spelled, from the target or from Host; or empty: HTTP/1.0."""
+        self.scheme = scheme
+        """`http` or `https` if the target was absolute, else empty."""
+        self.version = version
+        """10 or 11."""
+        self.headers = headers
+        self.framing = framing
+        self.length = length
+        """Bytes of body if `framing` is LENGTH, else 0."""
+        self.keep_alive = keep_alive
+        """Whether the client allows another request on this connection (RFC 9112 §9.3)."""
+        self.expects_continue = expects_continue
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        self.connection = connection
+        """What Connection names, in lower case; anybody may name anything, `host` too."""
+        self.upgrade = upgrade
+        """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and _parts(self) == _parts(other)
+
+    def __hash__(self) -> int:
+        return hash(_parts(self))
+
+    def __repr__(self) -> str:
+        return f"Request{_parts(self)!r}"
 
 
 def bare_request(method: bytes, path: bytes) -> Request:
@@ -181,26 +222,67 @@ def bare_request(method: bytes, path: bytes) -> Request:
     return Request(method, path, path, b"", b"", 11, Headers(()), Framing.NONE, 0, True, False, none, b"")
 
 
-class Response(NamedTuple):
+class Response:
     """A response's head, every part checked."""
 
-    version: int
-    """10 or 11."""
-    status: int
-    """100 to 999; below 200 another head follows, but for 101."""
-    reason: bytes
-    headers: Headers
-    framing: Framing
-    """For the request it answers: NONE for HEAD, 1xx, 204 and 304 whatever the fields say."""
-    length: int
-    """Bytes of body if `framing` is LENGTH, else 0."""
-    keep_alive: bool
-    """Whether the peer allows another request on this connection, as far as the head says."""
-    connection: frozenset[bytes]
-    upgrade: bytes
-    """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+    __slots__ = (
+        "connection",
+        "framing",
+        "headers",
+        "keep_alive",
+        "length",
+        "reason",
+        "status",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self,
+        version: int,
+        status: int,
+        reason: bytes,
+        headers: Headers,
+        framing: Framing,
+        length: int,
+        keep_alive: bool,
+        connection: frozenset[bytes],
+        upgrade: bytes,
+    ) -> None:
+        self.version = version
+        """10 or 11."""
+        self.status = status
+        """100 to 999; below 200 another head follows, but for 101."""
+        self.reason = reason
+        self.headers = headers
+        self.framing = framing
+        """For the request it answers: NONE for HEAD, 1xx, 204 and 304 whatever the fields say."""
+        self.length = length
+        """Bytes of body if `framing` is LENGTH, else 0."""
+        self.keep_alive = keep_alive
+        """Whether the peer allows another request on this connection, as far as the head says."""
+        self.connection = connection
+        self.upgrade = upgrade
+        """The value of Upgrade if Connection lists it and the version is 1.1, else empty."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Response) and _parts(self) == _parts(other)
+
+    def __hash__(self) -> int:
+        return hash(_parts(self))
+
+    def __repr__(self) -> str:
+        return f"Response{_parts(self)!r}"
 
     @property
     def interim(self) -> bool:
         """Whether the final response is still to come (RFC 9110 §15.2)."""
         return self.status < 200 and self.status != 101
+
+
+def _parts(message: Request | Response) -> tuple[Any, ...]:
+    head = (message.version, message.headers, message.framing, message.length, message.keep_alive)
+    if isinstance(message, Response):
+        return (*head, message.status, message.reason, message.connection, message.upgrade)
+    line = (message.method, message.target, message.path, message.authority, message.scheme)
+    return (*line, *head, message.expects_continue, message.connection, message.upgrade)

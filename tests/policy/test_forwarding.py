@@ -10,7 +10,7 @@ from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_fields import is_claim
 from rproxy.wire.message import Framing
 from tests.policy.heads import CLIENT, FORGED, OURS, PLAIN, facts, get, options, sent
-from tests.wire.reading import request_of
+from tests.wire.reading import changed, request_of
 
 
 def test_a_request_goes_on_with_its_fields_and_with_ours() -> None:
@@ -234,7 +234,7 @@ def test_what_is_remembered_is_for_one_route_and_one_authority() -> None:
     sticky = RequestRewriter(frozenset(), HeaderRules(Side.REQUEST), sticky=b"stick")
     assert b"Cookie" in dict(PLAIN.fields(request, client, b"peer").pairs)
     assert b"Cookie" not in dict(sticky.fields(request, client, b"peer").pairs)
-    other = request._replace(authority=b"other.example")
+    other = changed(request, authority=b"other.example")
     assert dict(sticky.fields(other, client, b"peer").pairs)[b"X-Forwarded-Host"] == b"other.example"
     assert b"Upgrade" not in dict(sticky.fields(other, client, b"peer", upgrade=True).pairs)
 

@@ -9,6 +9,7 @@ from rproxy.wire.address import Inet
 from rproxy.wire.http1_write import framing_pairs, request_head, response_head
 from rproxy.wire.message import Framing, Headers, Pair, Request
 from tests.policy.heads import FORGED, OURS, answer, facts, get, received
+from tests.wire.reading import changed
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -28,7 +29,7 @@ WITH_ALL = RequestRewriter(
 def request_with(fields: list[Pair], connection: frozenset[bytes], upgrade: bytes) -> Request:
     """As a codec might give it, and worse: any fields, any names in Connection."""
     plain = get()
-    return plain._replace(headers=Headers(fields), connection=connection, upgrade=upgrade)
+    return changed(plain, headers=Headers(fields), connection=connection, upgrade=upgrade)
 
 
 @given(
@@ -61,7 +62,7 @@ def test_whatever_a_client_sends_our_fields_are_there_once_and_ours(
 def test_whatever_a_peer_sends_nothing_about_its_connection_gets_out(
     fields: list[Pair], connection: frozenset[bytes]
 ) -> None:
-    response = answer()._replace(headers=Headers(fields), connection=connection)
+    response = changed(answer(), headers=Headers(fields), connection=connection)
     pairs = received(response)
     assert all(pair in fields for pair in pairs)
     assert not {b"connection", b"upgrade", b"te", b"alt-svc", b"keep-alive"} & {n.lower() for n, _ in pairs}

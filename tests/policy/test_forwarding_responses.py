@@ -6,6 +6,7 @@ from rproxy.policy.forwarding import Memory, ResponseRewriter, agrees, upgrade_o
 from rproxy.policy.rules import HeaderRules, Side
 from rproxy.wire.message import Framing
 from tests.policy.heads import PASSED, PLAIN, answer, facts, get, received
+from tests.wire.reading import changed
 
 
 def test_a_response_goes_on_without_what_is_about_the_peers_connection() -> None:
@@ -69,7 +70,7 @@ def test_a_length_is_passed_on_only_where_no_body_will_say_it(
 def test_the_answers_to_head_and_get_may_share_their_fields() -> None:
     memory = Memory()
     get_answer = answer(b"Content-Length: 5")
-    head_answer = get_answer._replace(framing=Framing.NONE, length=0)
+    head_answer = changed(get_answer, framing=Framing.NONE, length=0)
     for _ in range(2):
         assert PASSED.fields(get_answer, memory).pairs == []
         assert PASSED.fields(head_answer, memory).pairs == [(b"Content-Length", b"5")]

@@ -1,7 +1,8 @@
 """Drives the HTTP/1 readers over bytes in any cut, for the tests of the codec."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from inspect import signature
+from typing import Any, NamedTuple, TypeVar
 
 from rproxy.errors import Refusal
 from rproxy.wire.http1 import RequestReader, ResponseReader
@@ -10,6 +11,7 @@ from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_he
 from rproxy.wire.message import Framing, Headers, Request, Response
 
 T = TypeVar("T")
+H = TypeVar("H", Request, Response)
 FRAMING = {b"content-length", b"transfer-encoding"}
 
 
@@ -35,6 +37,12 @@ def request_of(data: bytes) -> Request:
     (message,) = requests([data]).messages
     assert isinstance(message.head, Request)
     return message.head
+
+
+def changed(message: H, **others: Any) -> H:
+    """The same request or response with some of its parts different."""
+    names = list(signature(type(message).__init__).parameters)[1:]
+    return type(message)(**{name: getattr(message, name) for name in names} | others)
 
 
 def request_with(*lines: bytes, version: bytes = b"1.1", start: bytes = b"POST /") -> Request:
