@@ -141,7 +141,7 @@ class Sites:
         _check_request(site, request)
         if site.redirect_to and not secure:
             raise _by(site, _redirect(site, request, name))
-        route = site.routes.find(request.path)
+        route = site.routes.find(request.path or b"/")  # a CONNECT has no path
         if route is None:
             raise _by(site, NoRoute(site.app))
         return site, route, forced

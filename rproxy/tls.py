@@ -331,7 +331,8 @@ class TLSTransport:
         told, self._reason = self._reason or reason, None
         self.connected = False
         self._stop_clock()
-        self.wrappedProtocol.connectionLost(told)
+        protocol, self.wrappedProtocol = self.wrappedProtocol, None  # no cycle is left to the collector
+        protocol.connectionLost(told)
         self._tlsConnection = None
 
     def _fail(self, words: str, error: BaseException | None) -> None:

@@ -145,6 +145,7 @@ class World:
         limits: HttpLimits | None = None,
         proxy: ProxyPolicy | None = None,
         max_body: int = 0,
+        allow_connect: bool = False,
         sites: Callable[[Site], Sites] | None = None,
         **route: Any,
     ) -> None:
@@ -155,6 +156,7 @@ class World:
         self.peers = [self._peer(listening) for listening in self.listening]
         self.route = replace(self._route(), **route)
         self.site = Site("app", PathTable({b"/": self.route}), forced_host=b"a", max_body=max_body)
+        self.site = replace(self.site, allow_connect=allow_connect)
         self.sites = sites(self.site) if sites is not None else Sites({}, {"a": self.site})
         self.connections, self.limits = Connections(), Limits(self.loop, 10_000, 0)
         self.door = self._door(limits or HttpLimits(), proxy)

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from rproxy.exchange import MOST_HELD
+from rproxy.sites import Site, Sites
 from rproxy.upstream.connect import SEARCH
 from tests.http_world import GET, OK, World, body_of, head_of, statuses_of
 
@@ -440,3 +441,38 @@ def test_a_client_that_leaves_while_a_peer_is_looked_for_ends_the_search(worlds:
     client.reset()
     assert (world.open, len(world.connections)) == ([0], 0)
     assert world.answers.lines == [(499, "client_left", 0)]
+
+
+# -- CONNECT
+
+
+CONNECT = b"CONNECT far.test:443 HTTP/1.1\r\nHost: far.test:443\r\n\r\n"
+
+
+def sites_of_default(site: Site) -> Sites:
+    return Sites({}, {}, site)
+
+
+def test_an_app_that_wants_connect_gets_it_and_a_tunnel_behind_it(worlds: Making) -> None:
+    world = worlds(allow_connect=True, sites=sites_of_default)
+    client = world.connect().send(CONNECT)
+    peer = world.asked()
+    line, fields = head_of(peer.read())
+    assert (line, fields[b"host"]) == (b"CONNECT far.test:443 HTTP/1.1", b"a")
+    peer.send(b"HTTP/1.1 200 Established\r\nContent-Length: 0\r\n\r\n", b"welcome")
+    assert client.read() == b"HTTP/1.1 200 Established\r\n\r\nwelcome"
+    client.send(b"GET / is not read here")
+    assert peer.read().endswith(b"GET / is not read here")
+
+
+def test_a_connect_that_the_peer_refuses_is_an_ordinary_answer(worlds: Making) -> None:
+    world = worlds(allow_connect=True, sites=sites_of_default)
+    client = world.connect().send(CONNECT + GET)
+    world.asked().send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    assert statuses_of(client.read())[0] == 403
+
+
+def test_other_apps_refuse_it_and_read_nothing_behind_it(worlds: Making) -> None:
+    world = worlds(sites=sites_of_default)
+    client = world.connect().send(CONNECT + GET)
+    assert (statuses_of(client.read()), client.open) == ([405], False)

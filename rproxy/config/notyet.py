@@ -29,7 +29,6 @@ NOT_YET: Final = (
     Row("l4", "TCP services with client certificates"),
     Row("apps.*.tls.client_ca_cert_path", "client certificates"),
     Row("apps.*.reverse_proxy.upstream_options", "HTTP/2 to backends", only=("force_http2_upstream",)),
-    Row("apps.*.allow_connect", "CONNECT", fine=(False,)),
     Row("experimental.connection_handling_timeout", "a limit on whole connections", fine=(0,)),
     Row("experimental.h3", "HTTP/3"),
     Row("experimental.cache", "the response cache"),

@@ -118,7 +118,7 @@ class HttpServer(Client):
         self.reason = self._id = ""
         self.noted: object = None
         """What `Answers` wants to remember with this connection."""
-        self._watch = Watch(self, factory.limits(), factory.deadlines)
+        self._watch: Watch | None = Watch(self, factory.limits(), factory.deadlines)
 
     def request_id(self) -> str:
         """The number of the request that is served, the same in its error page and in the log."""
@@ -135,7 +135,8 @@ class HttpServer(Client):
         self.transport, self.connected = transport, 1
         self.facts = self._factory.facts(self.arrival, self.secure, transport)
         transport.registerProducer(self, True)
-        self._watch.begin()
+        if self._watch is not None:
+            self._watch.begin()
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call."""
@@ -366,7 +367,8 @@ class HttpServer(Client):
         """See `exchange.Client`: a response that ends here must not look complete."""
         self._stop_pump()
         self.closing = True
-        self._watch.stop()
+        if self._watch is not None:
+            self._watch.stop()
         out, self._out = self._out, []
         if out:
             self.transport.write(b"".join(out))
@@ -387,7 +389,8 @@ class HttpServer(Client):
         if from_client:
             upstream.transport.write(from_client)
         join_ends(tunnel, far, self._factory.pipes)
-        self._watch.forget()
+        if self._watch is not None:
+            self._watch.forget()
         if self._paused:
             self.transport.resumeProducing()
         if self._input_ended:
@@ -415,7 +418,8 @@ class HttpServer(Client):
         if self._paused:
             self._paused = False
             self.transport.resumeProducing()
-        self._watch.linger()
+        if self._watch is not None:
+            self._watch.linger()
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -444,7 +448,9 @@ class HttpServer(Client):
     def connectionLost(self, reason: Failure) -> None:
         """Twisted's call."""
         self.closing, self.connected = True, 0
-        self._watch.stop()
+        watch, self._watch = self._watch, None  # they know each other, and would wait for the collector
+        if watch is not None:
+            watch.stop()
         self._stop_pump()
         if self.tunnel is not None:
             self.tunnel.connectionLost(reason)

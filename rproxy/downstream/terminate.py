@@ -24,6 +24,8 @@ log = Logger()
 
 HTTP1 = b"http/1.1"
 """What a client that sends no ALPN is served with, RFC 9112 §9."""
+OLD_HTTP = b"http/1.0"
+"""What `curl --http1.0` lists alone; the same protocol to us, since requests say their version."""
 
 
 class NoCertificate(Refusal):

@@ -99,7 +99,7 @@ class ClientFacts:
 class RequestRewriter:
     """The request heads of one route; never changes."""
 
-    __slots__ = ("_forwarded", "_insecure", "_late", "_peer_host", "_rules", "_sticky")
+    __slots__ = ("_insecure", "_late", "_peer_host", "_rules", "_sticky", "writes_forwarded")
 
     def __init__(self, options: frozenset[str], rules: HeaderRules, sticky: bytes = b"") -> None:
         """`options` are `upstream_options`, of which those about versions mean nothing here.
@@ -108,7 +108,8 @@ class RequestRewriter:
         """
         self._peer_host = "set_upstream_host" in options and "keep_original_host" not in options
         self._insecure = "upgrade_insecure_requests" in options
-        self._forwarded = "forwarded_header" in options
+        self.writes_forwarded = "forwarded_header" in options
+        """Whether peers get the field even where the client has not sent one."""
         self._rules = rules
         # Rules about what differs from request to request cannot be applied once per connection.
         self._late = not rules.names.isdisjoint((b"host", b"x-original-uri"))
@@ -161,8 +162,8 @@ class RequestRewriter:
         pairs += client.pairs(claims)
         if request.authority:
             pairs.append((b"X-Forwarded-Host", request.authority))
-        if self._forwarded or b"forwarded" in names:
-            pairs.append((b"Forwarded", _forwarded(claims, request.authority)))
+        if self.writes_forwarded or b"forwarded" in names:
+            pairs.append((b"Forwarded", forwarded(claims, request.authority)))
         return pairs if self._late else self._rules.apply(pairs)
 
     def _with_one_cookie(self, headers: Headers, pairs: list[Pair]) -> list[Pair]:
@@ -217,6 +218,12 @@ def agrees(request: Request, response: Response) -> bool:
     """Whether a 101 switches to one protocol that was asked for; case does not matter (R-HR-3)."""
     offers = [offer.lower() for offer in upgrade_of(request).split(b", ")]
     return bool(response.upgrade) and response.upgrade.lower() in offers
+
+
+def forwarded(claims: Claims, authority: bytes) -> bytes:
+    """The value of the Forwarded field (RFC 7239) that says what `claims` says."""
+    *others, peer = claims.hops
+    return write_forwarded([*others, peer._replace(host=authority)])
 
 
 _NO_BODY: Final = Framing.NONE
@@ -291,8 +298,3 @@ def _forwarding_pairs(claims: Claims) -> list[Pair]:
 
 def _nodes(claims: Claims) -> list[bytes]:
     return [hop.node.encode("ascii") for hop in claims.hops if hop.is_address]
-
-
-def _forwarded(claims: Claims, authority: bytes) -> bytes:
-    *others, peer = claims.hops
-    return write_forwarded([*others, peer._replace(host=authority)])

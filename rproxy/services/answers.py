@@ -10,7 +10,7 @@ from random import Random
 from rproxy.downstream.http_server import HttpServer
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
-from rproxy.policy.forwarding import ClientFacts
+from rproxy.policy.forwarding import ClientFacts, forwarded
 from rproxy.services.pages import Pages, request_ids
 from rproxy.services.requestlog import Client, RequestLog, Served
 from rproxy.sites import Site
@@ -46,6 +46,8 @@ class Answers:
             return
         visitor = _visitor(server)
         visitor.read(request.headers, server.facts)
+        route = exchange.route
+        named = route is not None and (route.requests.writes_forwarded or visitor.sends_forwarded)
         line.served(
             Served(
                 server.request_id() if line.shows_id else "",
@@ -67,6 +69,7 @@ class Answers:
                 visitor.agent,
                 visitor.referer,
                 visitor.forwarded_for,
+                forwarded(server.facts.claims(request.headers), request.authority) if named else b"",
             )
         )
 
@@ -74,12 +77,13 @@ class Answers:
 class Visitor:
     """What the lines of one connection have in common, while its requests have the same fields."""
 
-    __slots__ = ("_headers", "agent", "client", "forwarded_for", "referer", "tls")
+    __slots__ = ("_headers", "agent", "client", "forwarded_for", "referer", "sends_forwarded", "tls")
 
     def __init__(self, client: Client, tls: str) -> None:
         self.client, self.tls = client, tls
         self._headers: Headers | None = None
         self.agent = self.referer = self.forwarded_for = b""
+        self.sends_forwarded = False
 
     def read(self, headers: Headers, facts: ClientFacts) -> None:
         """Look at a request's fields, unless they are the last ones (see `http1.HeadReader`)."""
@@ -87,6 +91,7 @@ class Visitor:
             self._headers = headers
             self.agent, self.referer = headers.get(b"user-agent") or b"", headers.get(b"referer") or b""
             self.forwarded_for = facts.forwarded_for(headers)
+            self.sends_forwarded = b"forwarded" in headers.names
 
 
 def _visitor(server: HttpServer) -> Visitor:

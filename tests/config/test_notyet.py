@@ -14,10 +14,10 @@ from rproxy.errors import ConfigError
     [
         ({"experimental": {"cache": {}}, "listen_port": 80}, [("experimental", "cache")]),
         (
-            {"apps": {"a": {"allow_connect": True}, "b": {"allow_connect": True}, "c": {"tls": {}}}},
-            [("apps", "a", "allow_connect"), ("apps", "b", "allow_connect")],
+            {"apps": {name: {"tls": {"client_ca_cert_path": "ca"}} for name in "ab"}},
+            [("apps", "a", "tls", "client_ca_cert_path"), ("apps", "b", "tls", "client_ca_cert_path")],
         ),
-        ({"apps": {"a": {"tls": {"acme": True}, "allow_connect": False}}, "acme": {}}, []),
+        ({"apps": {"a": {"tls": {"acme": True}, "allow_connect": True}}, "acme": {}}, []),
         (
             {"apps": {"a": {"tls": {"client_ca_cert_path": ""}}}},
             [("apps", "a", "tls", "client_ca_cert_path")],

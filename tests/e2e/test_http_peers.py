@@ -21,7 +21,7 @@ from tests.e2e.programs import TWIST, Programs, accepts, free_port, run, until
 from tests.e2e.streams import all_of
 
 Curl = Callable[..., str]
-OLD = ["--http1.0", "--no-alpn"]
+OLD = ["--http1.0"]
 """curl as an HTTP/1.0 client; in TLS it would ask for `http/1.0`, and be told that we speak 1.1."""
 schemes = pytest.mark.parametrize("scheme", SCHEMES)
 

@@ -7,8 +7,6 @@ import socket
 import time
 from contextlib import suppress
 
-import pytest
-
 from rproxy.config.notyet import NOT_YET
 from tests.e2e.conftest import Peer, Serving
 from tests.e2e.peers import nginx, self_signed
@@ -157,9 +155,6 @@ def test_each_request_is_a_line_as_rpxy_writes_it(programs: Programs, peer: Peer
     )
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the log is not told the Forwarded field that the backend gets"
-)
 def test_the_line_has_forwarded_where_the_backend_gets_it(
     programs: Programs, peer: Peer, serving: Serving
 ) -> None:
