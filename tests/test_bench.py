@@ -158,13 +158,11 @@ def test_only_an_end_tells_that_a_connection_is_gone():
         assert cases.is_gone(ours)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("exchange.cpython-311.so", "compiled"), ("exchange.py", "pure Python")]
-)
-def test_the_file_tells_which_build_it_is(name, kind):
-    build = machine.Build(f"/srv/rproxy/{name}", "1", "3.11.7", "26.10", "4.0.3")
+@pytest.mark.parametrize(("suffix", "kind"), [(".cpython-311.so", "compiled"), (".py", "pure Python")])
+def test_the_file_tells_which_build_it_is(suffix, kind):
+    build = machine.Build(f"/srv/rproxy/exchange{suffix}", "1", "3.11.7", "26.10", "4.0.3")
     facts = {"nginx": "1", "haproxy": "2", "cpu": "2 x", "system": "Linux", "load": "0.10"}
-    assert f"rproxy 1, {kind} (/srv/rproxy/{name})" in bench.introduction(build, facts)
+    assert f"rproxy 1, {kind} (/srv/rproxy/exchange{suffix})" in bench.introduction(build, facts)
     assert "not idle" not in bench.introduction(build, facts)
     assert "not idle" in bench.introduction(build, facts | {"load": "1.00"})
 

@@ -145,11 +145,11 @@ def known_flags():
     asked = [[*TWISTD, "--help"], [*TWISTD, "rproxy", "--help"]]
     verbs = ([], ["run"], ["check"], ["certs"], ["hostname"])
     asked += [[sys.executable, "-m", "rproxy.command", *verb, "--help"] for verb in verbs]
+    asked.append([sys.executable, str(ROOT / "bench/bench.py"), "--help"])
     told = [
         subprocess.run(words, capture_output=True, text=True, env=environment()).stdout for words in asked
     ]
     others = {"--resolve", "--cacert", "--system", "--now", "--listen", "--path", "--check", "--strict"}
-    others |= {"--cases", "--targets", "--rounds", "--seconds"}  # bench.py's
     return set(re.findall(r"--[a-z][a-z-]*", "\n".join(told))) | others
 
 
