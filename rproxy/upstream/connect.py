@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
+from zope.interface import classImplements
 
 from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
 from rproxy.transports import Outbound
@@ -252,16 +252,23 @@ class Dial:
             timer.cancel()
 
 
-class _Handing(Factory):
+class _Handing:
     """Gives the transport that a Twisted endpoint made to the search's protocol."""
-
-    noisy = False
 
     def __init__(self, connected: Callable[[], IProtocol | None]) -> None:
         self._connected = connected
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
+    def doStart(self) -> None:
+        """Nothing to prepare."""
+
+    def doStop(self) -> None:
+        """Nothing to tear down."""
+
+    def buildProtocol(self, addr: Any) -> Any:
         return self._connected()
+
+
+classImplements(_Handing, IProtocolFactory)
 
 
 def _nothing(_: Any) -> Any:
