@@ -273,7 +273,7 @@ class Exchange(Asking):
         assert route is not None
         self.answered_at = now = self._client.reactor.seconds()
         upstream.peer.answered(now)
-        if response.status == 101 and not agrees(self.request, response):
+        if response.status == 101 and not (agrees(self.request, response) and self._body_done):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
             return
         self.responded, self.status = True, response.status

@@ -31,7 +31,9 @@ from rproxy.wire.hostname import from_wire
 from rproxy.wire.message import BadRequest, Framing, Request
 
 MOST_NAMES: Final = 1024
-"""Host fields whose canonical names are kept, 260 bytes each: the same few come again and again."""
+"""Host fields whose canonical names are kept: the same few come again and again."""
+LONGEST: Final = 262
+"""Bytes of those: a name in full length, with a dot and a port."""
 SAFE = frozenset((b"GET", b"HEAD"))
 
 
@@ -161,9 +163,12 @@ class Sites:
         return found
 
 
-@lru_cache(MOST_NAMES)
 def host_name(authority: bytes) -> str | None:
     """The canonical name in a Host field or an authority; None for an IP literal or an impossible name."""
+    return _kept_name(authority) if len(authority) <= LONGEST else _name(authority)
+
+
+def _name(authority: bytes) -> str | None:
     if authority[:1] == b"[":
         return None
     return from_wire(authority.partition(b":")[0])
@@ -203,3 +208,6 @@ def _redirect(site: Site, request: Request, name: str | None) -> Redirect | Unkn
     port = b"" if site.redirect_to == 443 else b":%d" % site.redirect_to
     path = request.path if request.path[:1] == b"/" else b"/"
     return Redirect(301 if request.method in SAFE else 308, b"https://" + host + port + path)
+
+
+_kept_name = lru_cache(MOST_NAMES)(_name)

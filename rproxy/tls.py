@@ -26,7 +26,7 @@ from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.keypair import KeyPair
-from rproxy.transports import unsent_of
+from rproxy.transports import unacknowledged, unsent_of
 
 HANDSHAKE: Final = 10.0
 """Seconds for a handshake: some round trips and a signature."""
@@ -38,6 +38,10 @@ FLUSH: Final = 32768
 """Bytes given to OpenSSL before they are taken out again: each connection keeps that much for good."""
 OUT: Final = FLUSH + 4096
 """The same with what records add to them."""
+
+MOST_ANSWERS: Final = 1 << 20
+"""Bytes that may wait for a client that only sends: OpenSSL answers each KeyUpdate (RFC 8446 §4.6.3).
+What we send ourselves stops at a sixteenth of this."""
 
 _lib: Any = Binding.lib
 _ffi: Any = Binding.ffi
@@ -143,12 +147,11 @@ class TLSTransport:
         _lib.BIO_write(self._tlsConnection._into_ssl, data, len(data))
         if not self._done:
             if self._shake():
-                self._read(False)
+                self._read()
             return
         if self._waiting:
             self._write_waiting()
-        # Most requests are one record, and then nothing is left when it has been read.
-        self._read(len(data) > 5 and len(data) == 5 + (data[3] << 8 | data[4]))
+        self._read()
 
     def _shake(self) -> bool:
         """Go on with the handshake; whether it is done."""
@@ -169,9 +172,9 @@ class TLSTransport:
         self._write_waiting()
         return True
 
-    def _read(self, whole: bool) -> None:
-        """Give on what can be decrypted; `whole` if there is one record to read and nothing behind it."""
-        buffer = self._scratch.read
+    def _read(self) -> None:
+        """Give on what can be decrypted."""
+        buffer, at = self._scratch.read, self._scratch.at
         while not self._lost:
             connection = self._tlsConnection
             count: int = _lib.SSL_read(connection._ssl, buffer, RECORD)
@@ -180,9 +183,11 @@ class TLSTransport:
                 break
             if not self._aborted:
                 self.wrappedProtocol.dataReceived(_view(buffer, count)[:])
-            if whole:
-                return
+            if not _lib.BIO_get_mem_data(connection._into_ssl, at):
+                return  # another read would find nothing; most requests are one record
         self._flush()  # OpenSSL may have answered something itself
+        if unsent_of(self.transport) > MOST_ANSWERS:
+            self.abortConnection()
 
     def _end_of_bytes(self, connection: Any, count: int) -> None:
         """Why a read gave nothing: more has to come, the other side has closed, or it is over."""
@@ -264,7 +269,7 @@ class TLSTransport:
                 return
 
     def loseConnection(self) -> None:
-        """Close after what was written; in this turn of the loop if the other side has closed already."""
+        """Close after what was written."""
         if self.disconnecting or not self.connected:
             return
         self.unregisterProducer()
@@ -272,6 +277,7 @@ class TLSTransport:
             self.transport.resumeProducing()  # or the answer to our alert is never read
         if not self._done and not self._waiting:
             self.abortConnection()  # OpenSSL says no goodbye in the middle of a handshake
+            return
         self.disconnecting = True
         if not self._waiting:
             self._shut_down()
@@ -292,9 +298,8 @@ class TLSTransport:
             self._shut_down()
 
     def abortConnection(self) -> None:
-        """As `ITCPTransport.abortConnection`."""
+        """As `ITCPTransport.abortConnection`; no goodbye, or what was cut off would look whole."""
         self._aborted = self.disconnecting = True
-        self._shut_down()
         self.transport.abortConnection()
 
     def _shut_down(self) -> None:
@@ -307,7 +312,19 @@ class TLSTransport:
             both = False
         self._flush()
         if both:
-            self.transport.loseConnection()
+            self._close_below()
+
+    def _close_below(self) -> None:
+        """Nothing more is said in either direction: who produced for us has nobody to produce for."""
+        producer, pulled = self._producer, self._pulled
+        self._producer = self._pulled = None
+        if pulled is not None:
+            pulled.stopStreaming()
+        if producer is not None:
+            producer.pauseProducing()
+            self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        self._wait(GOODBYE, self._check_goodbye)
 
     def _finish(self, reason: Failure | None) -> None:
         """TLS is over; without a reason `protocol` is told what the transport below says."""
@@ -320,13 +337,13 @@ class TLSTransport:
             self._reason = reason
         self._lost = True
         self._flush()  # an alert that says why
-        self.transport.loseConnection()
+        self._close_below()
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport's call, once; an unfinished handshake has failed."""
         if not self._lost:
             self._tlsConnection.bio_shutdown()
-            self._read(False)
+            self._read()
             self._lost = True
         told, self._reason = self._reason or reason, None
         self.connected = False
@@ -348,10 +365,10 @@ class TLSTransport:
         self.abortConnection()
 
     def _check_goodbye(self) -> None:
-        """Cut off whoever neither takes what is left nor closes."""
+        """Cut off whoever has everything and does not close, or takes nothing of what is left."""
         self._deadline = None
-        unsent = unsent_of(self.transport)
-        if unsent in (0, self._unsent):
+        unsent = unacknowledged(self.transport)
+        if unsent == 0 or 0 <= self._unsent <= unsent:
             self.transport.abortConnection()
             return
         self._unsent = unsent
@@ -436,9 +453,10 @@ class Gate:
 class Scratch:
     """Where OpenSSL writes to before its bytes are taken: one for all connections of a factory."""
 
-    __slots__ = ("read", "written")
+    __slots__ = ("at", "read", "written")
 
     def __init__(self) -> None:
+        self.at: Any = _ffi.new("char**")
         self.read: Any = _ffi.new("char[]", RECORD)
         self.written: Any = _ffi.new("char[]", OUT)
 

@@ -15,7 +15,10 @@ import errno
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Callable, Iterable
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -293,7 +296,7 @@ class Stream:
     def unregisterProducer(self) -> None:
         """As `IConsumer.unregisterProducer`."""
         self.producer = None
-        if self.connected and self.disconnecting:
+        if self.connected and (self.disconnecting or (self._half_closing and not self._half_closed)):
             self.startWriting()
 
     def stopConsuming(self) -> None:
@@ -460,6 +463,16 @@ def unsent_of(transport: Any) -> int:
         return below.unsent
     queued = len(getattr(below, "dataBuffer", b"")) - int(getattr(below, "offset", 0))
     return queued + int(getattr(below, "_tempDataLen", 0))
+
+
+def unacknowledged(transport: Any) -> int:
+    """Bytes that the other side has not acknowledged, in our queue and in the kernel's (tcp(7), SIOCOUTQ)."""
+    in_kernel = array("i", [0])
+    try:
+        ioctl(transport.getHandle(), TIOCOUTQ, in_kernel)
+    except (AttributeError, OSError, ValueError):  # not a socket, or closed
+        in_kernel[0] = 0
+    return unsent_of(transport) + in_kernel[0]
 
 
 classImplements(

@@ -259,8 +259,9 @@ class HttpServer(Client):
         elif framing is _LENGTH:
             own += framing_pairs(framing, length)
         last = self._draining or (self._input_ended and not self.reader.unread)
-        if last or not self.reader.complete:
-            self._keep = False
+        asked_for_tunnel = request is not None and request.method == b"CONNECT"
+        if last or asked_for_tunnel or not self.reader.complete:
+            self._keep = False  # what comes is no request, or not surely one
         if not self._keep:
             own.append(CLOSE)
         elif old:
@@ -355,8 +356,8 @@ class HttpServer(Client):
             pairs.append((b"Cache-Control", b"no-store"))
         if status == 405 or isinstance(refusal, LastHop):
             pairs.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
-        if request is None or request.method == b"CONNECT" or isinstance(refusal, BadRequest):
-            self._keep = False  # what follows is no request, or not surely one
+        if request is None or isinstance(refusal, BadRequest):
+            self._keep = False
         self.respond(status, REASONS.get(status, b""), Fields(pairs), _LENGTH, len(body))
         if request is None or request.method != b"HEAD":
             self.piece(body)

@@ -5,16 +5,13 @@ A connection is looked at now and then by one lazily set timer; all of a client'
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
-from fcntl import ioctl
-from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import PeerTimeout, Refusal, TooSlow
 from rproxy.exchange import Exchange
-from rproxy.transports import unsent_of
+from rproxy.transports import unacknowledged
 
 if TYPE_CHECKING:
     from rproxy.downstream.http_server import HttpServer
@@ -79,7 +76,7 @@ class Watch:
         """Enough, unless the answer is still on its way to a slow client."""
         self._forget_timer()
         server = self._server
-        if not _unsent(server.transport) or self._is_stuck(server.reactor.seconds()):
+        if not unacknowledged(server.transport) or self._is_stuck(server.reactor.seconds()):
             server.abort()
         else:
             self._timer = self._deadlines.after(LINGER, self._stop_lingering)
@@ -128,7 +125,7 @@ class Watch:
 
     def _who_is_stuck(self, exchange: Exchange) -> Refusal:
         """Of the two: a client that sends nothing or takes nothing, or a peer that does so."""
-        if _unsent(self._server.transport) if exchange.responded else not self._server.held:
+        if unacknowledged(self._server.transport) if exchange.responded else not self._server.held:
             return TooSlow("the client neither sent nor took a byte")
         return PeerTimeout("the peer neither sent nor took a byte")
 
@@ -139,7 +136,7 @@ class Watch:
         moved = pump.moved - pump.held if pump is not None else 0
         route = server.exchange.route if server.exchange is not None else None
         patience = route.body_timeout if route is not None else self._limits.body
-        return self._stalled(server.progress + moved - _unsent(server.transport), now, patience)
+        return self._stalled(server.progress + moved - unacknowledged(server.transport), now, patience)
 
     def _stalled(self, progress: int, now: float, limit: float) -> bool:
         if progress != self._seen:
@@ -154,13 +151,3 @@ class Watch:
         return (
             limits.min_rate > 0 and spent > limits.rate_grace and server.body_bytes < limits.min_rate * spent
         )
-
-
-def _unsent(transport: Any) -> int:
-    """Bytes that the client has not acknowledged, in our queue and in the kernel's."""
-    in_kernel = array("i", [0])
-    try:
-        ioctl(transport.getHandle(), TIOCOUTQ, in_kernel)
-    except (AttributeError, OSError, ValueError):  # not a socket, or closed
-        in_kernel[0] = 0
-    return unsent_of(transport) + in_kernel[0]

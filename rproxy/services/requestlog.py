@@ -22,7 +22,9 @@ MOST_SHOWN: Final = 2048
 """Bytes of a field that are written: the longest that people read, while a head may have 64 KiB."""
 REDACTED: Final = b"<redacted>"
 MOST_REPEATED: Final = 256
-"""Texts kept as they are written, 2 KiB and their escapes at most each: clients repeat their User-Agent."""
+"""Texts kept as they are written: clients repeat their User-Agent."""
+LONGEST_REPEATED: Final = 512
+"""Bytes of those; browsers send 150."""
 
 LogFormat = Literal["rpxy", "common", "combined", "json"]
 
@@ -237,9 +239,8 @@ def _common(r: Served, stamp: str) -> str:
     return f'{r.client.host} - - [{stamp}] "{line}" {r.status} {r.size or "-"}'
 
 
-@lru_cache(MOST_REPEATED)
 def _host(value: bytes) -> str:
-    return _word(value)
+    return _kept_word(value) if len(value) <= LONGEST_REPEATED else _word(value)
 
 
 def _word(value: bytes) -> str:
@@ -249,9 +250,12 @@ def _word(value: bytes) -> str:
     return _escaped(value).replace(" ", "\\x20")
 
 
-@lru_cache(MOST_REPEATED)
 def _text(value: bytes) -> str:
     """The same with spaces, to be put in quotes. Clients repeat themselves, so these are kept."""
+    return _kept_text(value) if len(value) <= LONGEST_REPEATED else _spaced(value)
+
+
+def _spaced(value: bytes) -> str:
     if value.translate(_TEXTS) == value and len(value) <= MOST_SHOWN:
         return value.decode()
     return _escaped(value)
@@ -272,6 +276,8 @@ def _escaped(value: bytes) -> str:
 
 
 _json = encode_basestring_ascii
+_kept_word = lru_cache(MOST_REPEATED)(_word)
+_kept_text = lru_cache(MOST_REPEATED)(_spaced)
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 # Tables that change what has to be escaped and nothing else: the fastest look at all bytes that there is.
 _TEXTS: Final = _UNSAFE.sub(b"?", bytes(range(256)))
