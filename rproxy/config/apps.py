@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BeforeValidator, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    PlainValidator,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from rproxy.config.acme import provable
+from rproxy.config.forms import PEER_KEYS, arranged
 from rproxy.config.http import AccessLog, ErrorPages, HeaderRules, StickyCookie, Tuning
 from rproxy.config.location import Kind, Location, location, stream_listener
 from rproxy.config.table import Table
@@ -138,7 +146,7 @@ def _health_check(value: object) -> object:
 class ReverseProxy(Tuning):
     """One entry of `reverse_proxy`: a path prefix and the group that serves it."""
 
-    sugar = frozenset(Upstream.model_fields)
+    sugar = PEER_KEYS
 
     path: UrlPath = "/"
     """Without a trailing slash, except for the root: `/foo/` and `/foo` are the same prefix."""
@@ -254,14 +262,14 @@ class App(Tuning):
             update["tls"] = self.tls.model_copy(update={"https_redirection": None})
         return self.model_copy(update=update)
 
-    @field_validator("reverse_proxy")
+    @field_validator("reverse_proxy", mode="wrap")
     @classmethod
     def _tell_entries(
-        cls, entries: tuple[ReverseProxy, ...], info: ValidationInfo
+        cls, written: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> tuple[ReverseProxy, ...]:
         said = _said(info, _INHERITED)
         cookie = _said(info, ("sticky_cookie",))
-        entries = tuple(_told(entry, said) for entry in entries)
+        entries = tuple(_told(entry, said) for entry in _grouped(read(written), written))
         return tuple(_told(e, cookie) if e.load_balance == "sticky" else e for e in entries)
 
     @field_validator("tls")
@@ -278,6 +286,17 @@ class App(Tuning):
         if said.get("load_balance") == "sticky":
             del said["load_balance"]  # refused by `checks`, at the place where it stands
         return stream and _told(stream, said)
+
+
+def _grouped(entries: tuple[ReverseProxy, ...], written: object) -> tuple[ReverseProxy, ...]:
+    """The entries, each with every location that the file has for it."""
+    return tuple(_joined([entries[index] for index in indices]) for indices in arranged(written))
+
+
+def _joined(parts: list[ReverseProxy]) -> ReverseProxy:
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0].model_copy(update={"upstream": tuple(peer for part in parts for peer in part.upstream)})
 
 
 def _said(info: ValidationInfo, keys: tuple[str, ...]) -> dict[str, Any]:

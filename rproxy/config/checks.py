@@ -134,9 +134,9 @@ def _redirects(config: Configuration, app: App, path: Path) -> Iterator[Found]:
     own, old = (*path, "https_redirection"), (*path, "tls", "https_redirection")
     given = {own: app.https_redirection, old: app.tls and app.tls.https_redirection}
     for at in (at for at, value in given.items() if value is not None):
-        if not (_clear(config) and _encrypted(config)):
-            message = "https_redirection needs both a clear-text port and a TLS port"
-            yield _found(at, message, "remove it", about=(*_CLEAR, *_ENCRYPTED), at_key=True)
+        if not _encrypted(config):
+            message = "https_redirection needs a TLS port to redirect to"
+            yield _found(at, message, "add listen_port_tls, or remove it", about=_ENCRYPTED, at_key=True)
         elif at == old and given[own] is not None:
             message = "https_redirection of the app says the same"
             yield _found(old, message, "keep one", other=own, at_key=True)
@@ -210,7 +210,7 @@ def _entries(entries: tuple[ReverseProxy, ...], path: Path) -> Iterator[Found]:
         first = seen.setdefault(entry.path, index)
         if first != index:
             what = f"the path {quoted(entry.path)} has an entry already"
-            hint = 'each path has one entry; without a path it is "/"'
+            hint = 'each path has one entry with all of its upstream; without a path it is "/"'
             yield _found((*here, "path"), what, hint, other=(*path, first, "path"), about=[here])
         yield from _group(entry.upstream, (*here, "upstream"))
         yield from _probe(entry, (*here, "health_check"))

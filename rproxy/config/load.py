@@ -11,17 +11,23 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
+from twisted.logger import Logger
 
 from rproxy.config.checks import Found, check
+from rproxy.config.concerns import concerns
+from rproxy.config.forms import Forms
 from rproxy.config.mistakes import Mistake, Path, Spoilt, mistakes_of, resolve
 from rproxy.config.notyet import NOT_YET, Row, pending
 from rproxy.config.positions import Places, Spot, scan
 from rproxy.config.schema import Configuration
 from rproxy.errors import ConfigError, Problem
+
+log = Logger()
 
 MAX_FILE: Final = 16 * 1024 * 1024
 """Bytes of a file: room for 50,000 apps, and a path that leads to a disk image does not fill the memory."""
@@ -32,10 +38,28 @@ MAX_SOURCE: Final = 200
 """Characters of a line that are shown beside a problem."""
 
 
+class Examined(NamedTuple):
+    """A configuration, and what is allowed in its file and yet hardly meant, in the file's order."""
+
+    config: Configuration
+    concerns: list[Problem]
+
+
 def load(path: str | os.PathLike[str]) -> Configuration:
-    """The configuration in a file; relative paths in it start from its folder. Raises `ConfigError`."""
+    """The configuration in a file; relative paths in it start from its folder. Raises `ConfigError`.
+
+    Concerns are logged as warnings.
+    """
+    found = examine(path)
+    for concern in found.concerns:
+        log.warn("{concern}", concern=str(concern))
+    return found.config
+
+
+def examine(path: str | os.PathLike[str]) -> Examined:
+    """The same with the concerns, for whoever shows them elsewhere than in the log. Raises `ConfigError`."""
     filename = os.fspath(path)
-    return parse(_decoded(_read(filename), filename), filename)
+    return _examined(_decoded(_read(filename), filename), filename, NOT_YET)
 
 
 def parse(text: str, filename: str, rows: Sequence[Row] = NOT_YET) -> Configuration:
@@ -43,15 +67,21 @@ def parse(text: str, filename: str, rows: Sequence[Row] = NOT_YET) -> Configurat
 
     `rows` is what is refused as not supported yet.
     """
+    return _examined(text, filename, rows).config
+
+
+def _examined(text: str, filename: str, rows: Sequence[Row]) -> Examined:
     table = _table(text, filename)
+    forms = Forms(table)
     config, mistakes = _validated(table, FilePath(filename).absolute().parent)
     refused = list(pending(table, rows))
     findings = check(config) if config else ()
-    mistakes = [*mistakes, *_unspoilt(findings, [*mistakes, *refused])]
-    mistakes = _merged(refused, mistakes, table)
+    mistakes = [*mistakes, *_unspoilt(findings, [*mistakes, *refused], forms)]
+    mistakes = _merged(refused, mistakes)
     if mistakes or config is None:
         raise ConfigError(_Report(text, filename, table).problems(mistakes))
-    return config.settled()
+    unwise = [_in_file(concern, forms) for concern in concerns(config)]
+    return Examined(config.settled(), _Report(text, filename, table).problems(unwise) if unwise else [])
 
 
 def _read(filename: str) -> bytes:
@@ -146,17 +176,23 @@ def _prune(table: dict[str, Any], path: Path) -> bool:
     return bool(keys)
 
 
-def _unspoilt(findings: Iterable[Found], mistakes: list[Mistake]) -> Iterator[Mistake]:
+def _unspoilt(findings: Iterable[Found], mistakes: list[Mistake], forms: Forms) -> Iterator[Mistake]:
+    """The findings that rest on nothing spoilt, at paths of the file."""
     spoilt = Spoilt(mistakes)
     for found in findings:
-        if not any(path in spoilt for path in found.about):
-            yield found.mistake
+        if not any(forms.path(path) in spoilt for path in found.about):
+            yield _in_file(found.mistake, forms)
 
 
-def _merged(refused: list[Mistake], mistakes: list[Mistake], table: dict[str, Any]) -> list[Mistake]:
+def _in_file(mistake: Mistake, forms: Forms) -> Mistake:
+    other = forms.path(mistake.other) if mistake.other else None
+    return replace(mistake, path=forms.path(mistake.path), other=other)
+
+
+def _merged(refused: list[Mistake], mistakes: list[Mistake]) -> list[Mistake]:
     """All mistakes; where a value is refused as a whole, what is wrong with it does not matter."""
     paths = {mistake.path for mistake in refused}
-    return refused + [mistake for mistake in mistakes if resolve(table, mistake.path) not in paths]
+    return refused + [mistake for mistake in mistakes if mistake.path not in paths]
 
 
 class _Report:

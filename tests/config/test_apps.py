@@ -27,6 +27,37 @@ def test_a_location_alone_is_a_group_of_one():
     assert short.reverse_proxy[0].upstream[0].location.port == 443
 
 
+def test_locations_in_the_list_are_one_group_in_the_place_of_the_first():
+    """R-G-20: the form that rpxy's introduction shows."""
+    a, b, path = {"location": "a"}, {"location": "b", "tls": True}, {"location": "x", "path": "/x"}
+    group = {"upstream": [a, b]}
+    assert app(reverse_proxy=[a, b]) == app(reverse_proxy=[group])
+    assert app(reverse_proxy=[a, path, b]) == app(reverse_proxy=[group, path])
+    assert app(reverse_proxy=[path, a, b]) == app(reverse_proxy=[path, group])
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"location": "b", "path": "/b"},
+        {"location": "b", "load_balance": "random"},
+        {"upstream": [{"location": "b"}]},
+    ],
+)
+def test_a_location_with_more_than_a_peer_has_is_an_entry(second):
+    assert len(app(reverse_proxy=[{"location": "a"}, second]).reverse_proxy) == 2
+
+
+def test_a_group_of_locations_is_told_what_the_app_says():
+    [entry] = app(
+        reverse_proxy=[{"location": "a"}, {"location": "b"}],
+        load_balance="sticky",
+        sticky_cookie={"name": "x"},
+        retries=0,
+    ).reverse_proxy
+    assert (entry.load_balance, entry.sticky_cookie.name, entry.retries) == ("sticky", "x", 0)
+
+
 def test_location_beside_upstream_is_refused():
     table = {"location": "a", "upstream": [{"location": "b"}]}
     assert messages(ReverseProxy, table) == ['"location" and "upstream" are both given']

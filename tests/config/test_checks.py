@@ -132,9 +132,6 @@ def test_sticky_for_an_app_with_a_stream():
          ("apps.site.tls", "this app has tls, but there is no TLS port")),
         ("listen_port_tls = 1", [PROXY],
          ("apps.site.reverse_proxy", "this app serves clear-text HTTP only, and there is no port for it")),
-        ("listen_port_tls = 1", [f"tls = {{ {TLS}, https_redirection = true }}", PROXY],
-         ("apps.site.tls.https_redirection",
-          "https_redirection needs both a clear-text port and a TLS port")),
     ],
 )  # fmt: skip
 def test_an_app_that_no_port_leads_to(listeners, lines, expected):
@@ -161,7 +158,8 @@ def test_a_certificate_has_one_source(tls, expected):
 @pytest.mark.parametrize(("first", "second"), [("", ""), ("path = '/a'", "path = '/a/'"), ("path = '/'", "")])
 def test_a_path_has_one_entry(first, second):
     """R-A-14."""
-    entries = [f"[[apps.site.reverse_proxy]]\nlocation = 'a'\n{path}" for path in (first, second)]
+    group = "upstream = [{ location = 'a' }]"
+    entries = [f"[[apps.site.reverse_proxy]]\n{group}\n{path}" for path in (first, second)]
     [(key, message)] = found("listen_port = 1", app(), *entries)
     assert key.startswith("apps.site.reverse_proxy[1]")
     assert message.startswith('the path "/')
@@ -293,10 +291,15 @@ def test_redirects_that_lead_nowhere(lines, key, message):
     assert found(PORTS, app(*lines)) == [(f"apps.site.{key}", message)]
 
 
-def test_a_redirect_of_an_app_needs_both_ports():
-    assert found("listen_port_tls = 443", app("https_redirection = false", STREAM)) == [
-        ("apps.site.https_redirection", "https_redirection needs both a clear-text port and a TLS port")
-    ]
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_a_redirect_needs_somewhere_to_lead_and_not_somewhere_to_begin(wanted):
+    """R-G-21, but for the introduction's example that has no clear-text port."""
+    own = [f"https_redirection = {wanted}", STREAM]
+    old = [f"tls = {{ {TLS}, https_redirection = {wanted} }}", PROXY]
+    assert found("listen_port_tls = 443", app(*own)) == found("listen_port_tls = 443", app(*old)) == []
+    message = "https_redirection needs a TLS port to redirect to"
+    assert ("apps.site.https_redirection", message) in found("listen_port = 80", app(*own))
+    assert ("apps.site.tls.https_redirection", message) in found("listen_port = 80", app(*old))
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,6 @@ def test_a_backend_is_asked_in_one_version() -> None:
         loaded(PORTS + both)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ConfigError, reason="they are taken for several entries of one path and refused"
-)
 def test_locations_in_the_array_itself_are_one_group() -> None:
     locations = "[\n  { location = 'app1.local:8080' },\n  { location = 'app2.local:8000' }\n]\n"
     text = f"listen_port = 80\n[apps.\"app_name\"]\nserver_name = 'x'\nreverse_proxy = {locations}"
@@ -177,9 +174,6 @@ def test_locations_in_the_array_itself_are_one_group() -> None:
     assert (entry.path, entry.load_balance) == ("/", "round_robin")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ConfigError, reason="it is refused, though the introduction's example has it so"
-)
 def test_https_redirection_without_a_clear_text_port_redirects_nothing() -> None:
     app = loaded("listen_port_tls = 443\n" + SITE.replace("{ ", "{ https_redirection = true, ") + TO_IT)
     assert app.apps["localhost"].tls is not None

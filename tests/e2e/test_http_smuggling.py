@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rproxy.policy.forwarding import _CLAIM
+from rproxy.wire.http1_fields import is_claim
 from tests.e2e.programs import Programs, Proxy, free_port, until
 from tests.e2e.streams import Backend, all_of, connect
 from tests.wire.ambiguous_bodies import CHUNKS, CODINGS, LENGTHS
@@ -117,5 +117,5 @@ def assert_well_formed(stream: bytes, data: bytes) -> None:
     assert names.count(b"host") == 1
     assert names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
     assert b"next-request" not in message.body
-    assert not [name for name in names if b"_" in name and _CLAIM(name)]
+    assert not [name for name in names if b"_" in name and is_claim(name)]
     assert message.complete or len(stream) <= len(data) + 400

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
 
-import pytest
-
 from tests.e2e.conftest import Peer, Serving
 from tests.e2e.peers import self_signed
 from tests.e2e.programs import Programs, until
@@ -83,11 +81,6 @@ def spreads_as(balance: str, names: list[str]) -> bool:
             return names in turns
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="locations in the array itself are taken for several entries of one path and refused",
-)
 def test_locations_in_the_array_share_requests_as_the_introduction_has_it(
     programs: Programs, peer: Peer, serving: Serving
 ) -> None:

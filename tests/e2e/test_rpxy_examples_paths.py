@@ -74,11 +74,6 @@ def backends(programs: Programs, peer: Peer) -> dict[str, object]:
     return {name: f"127.0.0.1:{port}" for name, port in ports.items()}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="https_redirection without a clear-text port is refused, though it redirects nothing",
-)
 def test_the_longest_prefix_gets_a_request_as_the_introduction_has_it(programs: Programs, peer: Peer) -> None:
     self_signed(programs.folder, "app1.example.com")
     front = Front(programs, peer, BY_PATH, backends(programs, peer))
