@@ -94,14 +94,16 @@ def _check(options: argparse.Namespace) -> int:
     if file is None:
         print("rproxy check: which file?  rproxy check FILE", file=sys.stderr)
         return 2
-    from rproxy.config.load import load
+    from rproxy.config.load import examine
 
     try:
-        load(file)
+        examined = examine(file)
     except ConfigError as mistakes:
         count = len(mistakes.problems)
         print(f"{mistakes}\n\n{count} problem{'s' if count != 1 else ''} in {file}", file=sys.stderr)
         return 1
+    for concern in examined.concerns:
+        print(f"warning: {concern}", file=sys.stderr)
     print(f"{file}: no problems found")
     return 0
 

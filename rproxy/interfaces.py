@@ -57,6 +57,8 @@ class Arrival:
     lease: Lease = field(default_factory=Lease, compare=False)
     header: ProxyHeader | None = None
     hello: ClientHello | None = None
+    alpn: bytes = b""
+    """The protocol that was agreed on where TLS ends here; empty elsewhere."""
 
     @property
     def server_name(self) -> str | None:

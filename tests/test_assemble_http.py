@@ -49,7 +49,7 @@ class Ends:
         return name != "uncovered.test"
 
     def around(self, inner: Any) -> Any:
-        return self.key, inner.secure
+        return self.key, inner.http1.secure
 
 
 class House:

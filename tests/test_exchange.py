@@ -476,3 +476,22 @@ def test_other_apps_refuse_it_and_read_nothing_behind_it(worlds: Making) -> None
     world = worlds(sites=sites_of_default)
     client = world.connect().send(CONNECT + GET)
     assert (statuses_of(client.read()), client.open) == ([405], False)
+
+
+def test_nothing_is_read_behind_a_connect_that_the_peer_refuses(worlds: Making) -> None:
+    """A client that believes in its tunnel sends what it likes into it, and that is nobody's request."""
+    world = worlds(allow_connect=True, sites=sites_of_default)
+    client = world.connect().send(CONNECT + GET)
+    world.asked().send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    assert (statuses_of(client.read()), client.open) == ([403], False)
+    assert [line.status for line in world.answers.lines] == [403]
+    assert world.open == [0]
+
+
+def test_a_connect_that_the_peer_refuses_takes_its_connection_with_it(worlds: Making) -> None:
+    world = worlds(allow_connect=True, sites=sites_of_default)
+    client = world.connect().send(CONNECT)
+    world.asked().send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+    got = client.read()
+    assert got.endswith(b"no<end>")
+    assert b"\r\nConnection: close\r\n" in got

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rproxy import sites as module
 from rproxy.errors import (
     BodyTooLarge,
     MethodNotAllowed,
@@ -339,3 +340,11 @@ def test_no_host_and_no_path_makes_two_lines_of_a_location(host: bytes, path: by
 def test_any_authority_has_a_name_or_none(authority: bytes) -> None:
     name = host_name(authority)
     assert name is None or name == name.lower()
+
+
+def test_a_host_that_no_name_is_as_long_as_is_not_kept() -> None:
+    """Or a stranger could fill the memory with 1024 heads."""
+    module._kept_name.cache_clear()
+    for authority, kept in [(b"b" * (module.LONGEST + 1), 0), (b"b" * 65536, 0), (b"b" * module.LONGEST, 1)]:
+        assert host_name(authority) is None
+        assert module._kept_name.cache_info().currsize == kept

@@ -122,3 +122,29 @@ def test_the_socket_is_asked_for_its_address_below() -> None:
     server = ours(context, Remembering())
     server.makeConnection(Below())
     assert server.getHandle() == "the socket"
+
+
+def second_parts(record: bytes, overhead: int) -> Iterable[tuple[int, int]]:
+    """Where to cut a record, and how much to say behind it, so that both together look like one record."""
+    for at in range(5, len(record) - 5):
+        said = int.from_bytes(record[at + 3 : at + 5], "big") + 5 - (len(record) - at) - overhead
+        if 0 < said <= 16384:
+            yield at, said
+
+
+def test_a_part_of_a_record_that_looks_like_a_whole_one_hides_nothing_behind_it(context: SSL.Context) -> None:
+    """Two bytes of the ciphertext say what a header would: the length of all that came in this read."""
+    inner, client, pipe = Remembering(), MemoryClient(), Pipe()
+    server = ours(context, inner)
+    server.makeConnection(pipe)
+    converse(client, server, pipe, lambda octets: [octets])
+    short = client.send(b" ")
+    server.dataReceived(short)
+    first = client.send(b" " * 16384)
+    at, said = next(iter(second_parts(first, len(short) - 1)))
+    server.dataReceived(first[:at])
+    second = client.send(b" " * said)
+    both = first[at:] + second
+    assert len(both) == 5 + int.from_bytes(both[3:5], "big")
+    server.dataReceived(both)
+    assert [len(call) for call in inner.calls[1:]] == [1, 16384, said]

@@ -24,7 +24,6 @@ class Row(NamedTuple):
 
 
 NOT_YET: Final = (
-    Row("max_concurrent_streams", "HTTP/2"),
     Row("workers", "more than one process", fine=(1,)),
     Row("l4", "TCP services with client certificates"),
     Row("apps.*.tls.client_ca_cert_path", "client certificates"),

@@ -35,6 +35,8 @@ MOST_PIPELINED = 65536
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 SPLICE_FROM = 1 << 18
 """Bytes of a body still to come from which the kernel moves it; below, setting that up costs more."""
+PREFACE: Final = b"PRI * HTTP/2.0\r\n"
+"""What an HTTP/2 connection begins with, and no HTTP/1 request."""
 CLOSE: Pair = (b"Connection", b"close")
 KEEP: Pair = (b"Connection", b"keep-alive")
 
@@ -44,17 +46,17 @@ _UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
 
 class Answers(Protocol):
-    """Error pages and the access log, see `services.pages` and `services.requestlog`."""
+    """Error pages and the access log, see `services.answers`; `server` is this or a stream of HTTP/2."""
 
     def next_id(self) -> str:
         """A number for a request."""
 
     def page(
-        self, server: HttpServer, refusal: Refusal, request: Request | None, site: Site | None
+        self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
     ) -> tuple[bytes, bytes]:
         """Content type and body of the answer to a refusal."""
 
-    def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
+    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
         """Write a finished exchange down."""
 
 
@@ -72,10 +74,12 @@ class HttpFactory:
         facts: Callable[[Arrival, bool, Any], ClientFacts],
         *,
         secure: bool = False,
+        http2: Any = None,
     ) -> None:
+        """`http2` is the factory that takes over a connection which begins with the preface of HTTP/2."""
         self.reactor, self.sites, self.answers = reactor, sites, answers
         self.deadlines, self.pipes, self.limits, self.facts = deadlines, pipes, limits, facts
-        self.secure = secure
+        self.secure, self.http2 = secure, http2
 
     def doStart(self) -> None:
         """Nothing to prepare; Twisted's ports call it."""
@@ -105,6 +109,7 @@ class HttpServer(Client):
         self.exchange: Exchange | None = None
         self.request: Request | None = None
         self.tunnel: End | None = None
+        self._instead: Any = None
         self.pump: Pump | None = None
         self._out: list[Piece] = []
         self.closing = self.full = self.held = self.partial = False
@@ -140,14 +145,29 @@ class HttpServer(Client):
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call."""
+        if self._instead is not None:
+            self._instead.dataReceived(data)
+            return
         if self.closing:
             return
         if self.tunnel is not None:
             self.tunnel.dataReceived(data)
             return
+        if not self.progress and data.startswith(PREFACE) and self._factory.http2 is not None:
+            self._be_http2(data)
+            return
         self.progress += len(data)
         self.reader.receive(data)
         self._read()
+
+    def _be_http2(self, data: bytes) -> None:
+        """Prior knowledge (RFC 9113 §3.3): whoever has it sends the preface at once and in one piece."""
+        if self._watch is not None:
+            self._watch.stop()
+        self.transport.unregisterProducer()
+        self._instead = become = self._factory.http2.buildProtocol(self.arrival)
+        become.makeConnection(self.transport)
+        become.dataReceived(data)
 
     def _read(self) -> None:
         """As much of what has come as can be used now."""
@@ -428,6 +448,9 @@ class HttpServer(Client):
 
     def drain(self) -> None:
         """The proxy stops: no request after the one that is served."""
+        if self._instead is not None:
+            self._instead.drain()
+            return
         self._draining = True
         if self.exchange is None and self.tunnel is None and self.reader.idle:
             self.close()
@@ -435,7 +458,9 @@ class HttpServer(Client):
     def readConnectionLost(self) -> None:
         """Twisted's call: the client sends no more; what it has asked for is still answered."""
         self._input_ended = True
-        if self.tunnel is not None:
+        if self._instead is not None:
+            self._instead.readConnectionLost()
+        elif self.tunnel is not None:
             self.tunnel.readConnectionLost()
         elif self.closing or (self.exchange is not None and not self.reader.complete):
             self.transport.unregisterProducer()
@@ -452,6 +477,9 @@ class HttpServer(Client):
         watch, self._watch = self._watch, None  # they know each other, and would wait for the collector
         if watch is not None:
             watch.stop()
+        instead, self._instead = self._instead, None
+        if instead is not None:
+            instead.connectionLost(reason)
         self._stop_pump()
         if self.tunnel is not None:
             self.tunnel.connectionLost(reason)

@@ -7,6 +7,7 @@ Imports OpenSSL, so `assemble` imports it only for configurations that terminate
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
@@ -24,6 +25,7 @@ log = Logger()
 
 HTTP1 = b"http/1.1"
 """What a client that sends no ALPN is served with, RFC 9112 §9."""
+HTTP2 = b"h2"
 OLD_HTTP = b"http/1.0"
 """What `curl --http1.0` lists alone; the same protocol to us, since requests say their version."""
 
@@ -70,8 +72,10 @@ class Terminate:
 
         Given the plain address of an endpoint there is no hello yet; OpenSSL then picks the protocol.
         """
-        arrival = arrival_of(addr)
-        choices = self.offered if arrival.hello is None else (choose(arrival.hello, self.offered),)
+        arrival, choices = arrival_of(addr), self.offered
+        if arrival.hello is not None:
+            choices = (choose(arrival.hello, self.offered),)
+            arrival = replace(arrival, alpn=choices[0])
         context = self.site.context(choices)
         protocol: Any = self.inner.buildProtocol(arrival)
         if protocol is None:

@@ -6,8 +6,8 @@ Made by `assemble_http`; called by `downstream.http_server`.
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
-from rproxy.downstream.http_server import HttpServer
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
 from rproxy.policy.forwarding import ClientFacts, forwarded
@@ -27,7 +27,7 @@ class Answers:
         """For requests that reached no app."""
 
     def page(
-        self, server: HttpServer, refusal: Refusal, request: Request | None, site: Site | None
+        self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
     ) -> tuple[bytes, bytes]:
         """The page of the app, or ours, as the client prefers it."""
         pages: Pages = site.pages if site is not None and site.pages is not None else self._pages
@@ -35,7 +35,7 @@ class Answers:
         status = getattr(refusal, "moved", 0) or refusal.status or 500
         return pages.render(status, refusal.reason, server.request_id(), accept)
 
-    def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
+    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
         """One line, if anybody wants it."""
         site = exchange.site if exchange is not None else None
         line: RequestLog | None = site.log if site is not None else self.log
@@ -94,7 +94,7 @@ class Visitor:
             self.sends_forwarded = b"forwarded" in headers.names
 
 
-def _visitor(server: HttpServer) -> Visitor:
+def _visitor(server: Any) -> Visitor:
     known = server.noted
     if isinstance(known, Visitor):
         return known
@@ -102,7 +102,7 @@ def _visitor(server: HttpServer) -> Visitor:
     return visitor
 
 
-def _unread(server: HttpServer) -> Served:
+def _unread(server: Any) -> Served:
     """The line of something that never became a request."""
     return Served(
         server.request_id(),

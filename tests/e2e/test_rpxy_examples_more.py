@@ -282,7 +282,6 @@ email = "test@example.com"
 registry_path = "./acme_registry"
 """
 REFUSED = {
-    "max_concurrent_streams": "HTTP/2",
     "apps.localhost.tls.client_ca_cert_path": "client certificates",
     "apps.localhost.reverse_proxy[0].upstream_options": "HTTP/2 to backends",
     "apps.localhost_with_acme.tls.acme": "certificates by ACME",

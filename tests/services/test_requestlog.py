@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from rproxy.config.http import LogFormat
+from rproxy.services import requestlog
 from rproxy.services.lines import LineBatch
 from rproxy.services.requestlog import (
     FORMATS,
@@ -262,3 +263,16 @@ def test_logs_that_share_a_file_are_written_in_order():
         log.served(changed(status=status))
     first.flush()
     assert re.findall(r"-- (\d+) ", b"".join(lines).decode()) == ["200", "201", "202"]
+
+
+@pytest.mark.parametrize(("field", "cache"), [("user_agent", "_kept_text"), ("host", "_kept_word")])
+def test_texts_longer_than_what_clients_repeat_are_not_kept(field, cache):
+    """Or a stranger could fill the memory with heads."""
+    longest, kept = requestlog.LONGEST_REPEATED, getattr(requestlog, cache)
+    kept.cache_clear()
+    written(REQUEST)
+    before = kept.cache_info().misses
+    for size, misses in [(longest + 1, 0), (65536, 0), (longest, 1)]:
+        value = b"k" * size
+        assert value[:MOST_SHOWN].decode() in written(changed(**{field: value}))
+        assert kept.cache_info().misses == before + misses
