@@ -33,7 +33,7 @@ from rproxy.wire.message import BadRequest, Framing, Request
 MOST_NAMES: Final = 1024
 """Host fields whose canonical names are kept: the same few come again and again."""
 LONGEST: Final = 262
-"""Bytes of those: a name in full length, with a dot and a port."""
+"""Bytes of those: a name in full length and a port."""
 SAFE = frozenset((b"GET", b"HEAD"))
 
 

@@ -15,6 +15,8 @@ from http import HTTPStatus
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Literal
 
+from mypy_extensions import mypyc_attr
+
 from rproxy.services.lines import LineBatch
 from rproxy.wire.address import Address, Inet
 
@@ -128,6 +130,7 @@ class Client:
         self.host = address.host if isinstance(address, Inet) else self.name
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestLog:
     """Writes requests down in one format. `lines` may be shared with other logs.
 

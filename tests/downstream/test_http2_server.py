@@ -8,12 +8,15 @@ from random import Random
 from typing import Any, cast
 
 import pytest
+from twisted.internet.task import Clock
 
 from rproxy.downstream.http2_server import MOST_ANSWERED, MOST_DISCARDED
 from rproxy.downstream.http2_stream import MOST_DISCARDED as MOST_OF_A_STREAM
 from rproxy.downstream.http2_watch import LAST_CALL
 from rproxy.interfaces import Arrival
 from rproxy.services.answers import Answers as RealAnswers
+from rproxy.services.lines import LineBatch
+from rproxy.services.requestlog import RequestLog
 from rproxy.sites import Site, Sites
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
@@ -350,14 +353,15 @@ def test_the_real_pages_and_log_know_streams(worlds: Making) -> None:
     assert sorted(one.status for one in written.lines) == [200, 404, 431]
 
 
-class Written:
-    """Stands where a `RequestLog` would."""
-
-    shows_id = True
+class Written(RequestLog):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__(Clock(), cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), "json")
         self.lines: list[Any] = []
-        self.served = self.lines.append
+
+    def served(self, request: Any) -> None:
+        self.lines.append(request)
 
 
 # -- clients that leave

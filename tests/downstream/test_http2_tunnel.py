@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 
 from rproxy.downstream.http2_tunnel import WebSocketKey
-from rproxy.sites import Route, Site, Sites
+from rproxy.sites import Site, Sites
 from rproxy.wire.http2_library import CONNECTION_WINDOW, STREAM_WINDOW
 from rproxy.wire.message import Fields
 from tests.http2_world import Client, Http2World
@@ -289,21 +290,8 @@ def test_another_protocol_is_not_known(worlds: Making) -> None:
 CONNECT = [(b":method", b"CONNECT"), (b":authority", b"a:443")]
 
 
-class Tunnels(Sites):
-    """Has a route for CONNECT."""
-
-    site: Site
-
-    def route(self, request: Any, arrival: Any, secure: bool) -> tuple[Site, Route, bytes | None]:
-        route = self.site.routes.find(b"/")
-        assert route is not None
-        return self.site, route, None
-
-
 def allowing(site: Site) -> Sites:
-    sites = Tunnels({}, {})
-    sites.site = site
-    return sites
+    return Sites({}, {"a": replace(site, allow_connect=True)})
 
 
 def test_connect_is_not_allowed_unless_it_is(worlds: Making) -> None:
