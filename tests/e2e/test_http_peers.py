@@ -77,7 +77,7 @@ def curl(peer: Peer) -> Curl:
     def ask(front: Front, scheme: str, *words: Any) -> str:
         name = f"{NAMES[0]}:{front.ports[scheme]}:127.0.0.1"
         trust = ["--cacert", front.authority, "--noproxy", "*", "--resolve", name, "--max-time", "20"]
-        return run([program, "-sS", *trust, *words]).stdout
+        return run([program, "-sS", "--http1.1", *trust, *words]).stdout
 
     return ask
 

@@ -106,7 +106,7 @@ class Front:
         trusted = self.folder / "server.crt"
         trust = ("--cacert", trusted) if trusted.exists() else ()
         common = ("--silent", "--show-error", "--path-as-is", "--noproxy", "*", "--max-time", "10")
-        done = run([self._curl, *common, *ways, *trust, *words])
+        done = run([self._curl, "--http1.1", *common, *ways, *trust, *words])
         return done.stdout or f"curl: {done.returncode}"
 
     def get(self, url: str, *more: object) -> Answer:
