@@ -1,4 +1,4 @@
-"""HTTP/2 with programs that are not ours: curl, nghttp and h2load, behind TLS and in clear text."""
+"""HTTP/2 by prior knowledge with programs that are not ours: curl, nghttp and h2load."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Peer
-from tests.e2e.fronts import SCHEMES, Front, location
+from tests.e2e.fronts import Front, location
 from tests.e2e.peers import nginx
 from tests.e2e.programs import Programs, free_port
 
-schemes = pytest.mark.parametrize("scheme", SCHEMES)
-PRIOR = {"http": ["--http2-prior-knowledge"], "https": ["-k", "--http2"]}
+schemes = pytest.mark.parametrize("scheme", ["http"])
+PRIOR = {"http": ["--http2-prior-knowledge"]}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def ran(*words: object) -> str:
 
 
 @schemes
-def test_curl_speaks_it_with_or_without_tls(peer: Peer, front: Front, scheme: str) -> None:
+def test_curl_speaks_it(peer: Peer, front: Front, scheme: str) -> None:
     peer("curl")
     words = ["curl", "-sS", *PRIOR[scheme], "-w", " %{http_version}"]
     assert ran(*words, front.url(scheme, "/small")) == "small 2"
@@ -59,7 +59,7 @@ def test_large_bodies_go_both_ways(peer: Peer, front: Front, scheme: str, tmp_pa
 
 def test_a_thousand_streams_over_ten_connections_do_not_stall(peer: Peer, front: Front) -> None:
     peer("h2load")
-    said = ran("h2load", "-n", 4000, "-c", 10, "-m", 100, front.url("https", "/small"))
+    said = ran("h2load", "-n", 4000, "-c", 10, "-m", 100, front.url("http", "/small"))
     found = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", said)
     assert found is not None
     assert found.groups() == ("4000", "0", "0")
@@ -67,12 +67,12 @@ def test_a_thousand_streams_over_ten_connections_do_not_stall(peer: Peer, front:
 
 def test_nghttp_is_content_with_us(peer: Peer, front: Front) -> None:
     peer("nghttp")
-    said = ran("nghttp", "-nv", "--no-verify-peer", front.url("https", "/small"))
+    said = ran("nghttp", "-nv", front.url("http", "/small"))
     assert ":status: 200" in said
     assert "PROTOCOL_ERROR" not in said
 
 
 def test_each_stream_has_its_line_in_the_log(peer: Peer, front: Front) -> None:
     peer("curl")
-    ran("curl", "-sS", *PRIOR["https"], front.url("https", "/small?logged"))
+    ran("curl", "-sS", *PRIOR["http"], front.url("http", "/small?logged"))
     front.proxy.says("/small?logged HTTP/2.0 -- 200 OK")
