@@ -102,13 +102,19 @@ else:
             build_data["pure_python"], build_data["infer_tag"] = False, True
             if version == "editable":
                 for path, place in made.items():
-                    (root / place).write_bytes(Path(path).read_bytes())
+                    _replace(root / place, Path(path).read_bytes())
             else:
                 build_data["force_include"].update(made)
 
         def finalize(self, version: str, build_data: dict, artifact_path: str) -> None:  # type: ignore[type-arg]
             """When it has been."""
             self._scratch.cleanup()
+
+    def _replace(path: Path, octets: bytes) -> None:
+        """Write a file under another name first: a process may have mapped the one that is there."""
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_bytes(octets)
+        new.replace(path)
 
     def _remove(root: Path) -> None:
         """Compiled modules of an earlier editable install, which would hide newer sources."""

@@ -119,7 +119,7 @@ async def demo() -> AsyncIterator[Demo]:
     demo.startService()
     yield demo
     await maybeDeferred(demo.stopService)
-    await until(lambda: open_files() == files)
+    await until(lambda: open_files() <= files)
 
 
 @ensureDeferred

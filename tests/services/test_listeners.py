@@ -78,7 +78,7 @@ async def make() -> AsyncIterator[Making]:
     yield making
     for made in making.made:
         await maybeDeferred(made.stopService)
-    await until(lambda: open_files() == files)
+    await until(lambda: open_files() <= files)
 
 
 @ensureDeferred
