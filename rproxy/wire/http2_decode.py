@@ -1,4 +1,4 @@
-"""Header sections out of HPACK (RFC 7541). Called by `wire.http2_library` for each complete section.
+"""Header sections out of HPACK (RFC 7541). Called by `wire.http2_connection` for each complete section.
 
 One pass without copies, for a section may have thousands of references of one byte each. What is above our
 limits is not kept: of too many fields the first are given, so that the request can be refused by name, and

@@ -1,4 +1,4 @@
-"""What an HTTP/2 connection tells and is told: small values, made by `wire.http2`, read by `downstream`.
+"""What an HTTP/2 connection tells: small values, made by `wire.http2_connection`, read by both sides' owners.
 
 Streams are named by their numbers (RFC 9113 §5.1.1); 0 stands for the connection as a whole.
 """
@@ -66,11 +66,13 @@ class End(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream is gone: the client has reset it, or we have, because its message was malformed."""
+    """A stream is gone: the other side has reset it, or we have, because its message was malformed."""
 
     stream: int
     refusal: Refusal | None
-    """What was wrong; None if the client has left."""
+    """What was wrong; None if the other side has left."""
+    code: int
+    """Why (RFC 9113 §7); one that nobody knows is possible."""
 
 
 class WindowOpened(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rproxy.downstream.http2_stream import MOST_QUEUED
-from rproxy.wire.http2_library import CONNECTION_WINDOW, STREAM_WINDOW
+from rproxy.wire.http2_settings import CONNECTION_WINDOW, STREAM_WINDOW
 from tests.http2_world import Http2World
 from tests.http_world import OK, head_of
 

@@ -11,7 +11,7 @@ import pytest
 
 from rproxy.downstream.http2_tunnel import WebSocketKey
 from rproxy.sites import Site, Sites
-from rproxy.wire.http2_library import CONNECTION_WINDOW, STREAM_WINDOW
+from rproxy.wire.http2_settings import CONNECTION_WINDOW, STREAM_WINDOW
 from rproxy.wire.message import Fields
 from tests.http2_world import Client, Http2World
 from tests.http_world import Stream, head_of

@@ -23,7 +23,8 @@ from rproxy.wire.http2_events import (
 )
 from rproxy.wire.http2_frames import MAX_FRAME, PREFACE
 from rproxy.wire.http2_gate import BEFORE_SETTINGS, MOST_FRAMES
-from rproxy.wire.http2_library import CLEAN_EVERY, CONNECTION_WINDOW, STREAM_WINDOW
+from rproxy.wire.http2_settings import CONNECTION_WINDOW, STREAM_WINDOW
+from rproxy.wire.http2_speaker import MOST_REMEMBERED
 from rproxy.wire.message import Fields, Framing
 from tests.wire.http2_talk import (
     ACK,
@@ -181,6 +182,19 @@ def test_a_long_head_of_ours_is_split() -> None:
     assert len(talk.fields(said[0]._replace(payload=whole))) == 41
 
 
+@pytest.mark.parametrize("table", [0, 1, 100, 4096, (1 << 32) - 1])
+def test_whatever_table_a_client_has_ours_is_empty(table: int) -> None:
+    talk = Talk(begun=False)
+    talk.decoder.max_allowed_table_size = min(table, 65536)
+    talk.hear(PREFACE, settings(table=table), head(1), head(3))
+    for stream in (1, 3):
+        talk.codec.send_head(stream, 200, Fields([(b"x-name", b"value")]), True)
+    first, second = [one for one in talk.say() if one.kind == HEADERS]
+    assert talk.fields(first) == talk.fields(second) == [(b":status", b"200"), (b"x-name", b"value")]
+    assert (talk.decoder.header_table_size, first.payload[:1]) == (0, b"\x20")
+    assert second.payload == first.payload[1:]
+
+
 def test_a_response_that_is_quicker_than_its_request_leaves_the_stream_open_until_it_is_reset() -> None:
     talk = Talk(streams=1)
     talk.hear(head(1, POST, end=False))
@@ -198,13 +212,13 @@ def test_a_client_that_resets_what_it_has_the_response_of_pays_nothing_for_it() 
     for number in range(1, 101, 2):
         talk.hear(head(number, POST, end=False))
         talk.codec.send_head(number, 413, OK, True)
-        assert talk.hear(rst(number)) == [Reset(number, None)]
+        assert talk.hear(rst(number)) == [Reset(number, None, 8)]
 
 
 def test_what_is_said_to_a_stream_that_is_gone_is_dropped() -> None:
     talk = Talk()
     talk.hear(head(1))
-    assert talk.hear(rst(1)) == [Reset(1, None)]
+    assert talk.hear(rst(1)) == [Reset(1, None, 8)]
     talk.codec.send_head(1, 200, OK, False)
     talk.codec.send_body(1, b"x", False)
     talk.codec.send_trailers(1, [])
@@ -313,12 +327,11 @@ def test_a_client_that_has_not_read_the_limit_may_open_a_hundred() -> None:
 
 def test_streams_that_are_over_are_forgotten() -> None:
     talk = Talk()
-    for number in range(1, 20 * CLEAN_EVERY, 2):
+    for number in range(1, 10 * MOST_REMEMBERED, 2):
         talk.hear(head(number))
         talk.codec.send_head(number, 200, OK, True)
-    library = talk.codec._library
-    assert len(library.streams) <= CLEAN_EVERY
-    assert len(library._closed_streams) < 200
+        talk.hear(head(number + 2 * 10 * MOST_REMEMBERED))
+    assert talk.codec.streams == 0
 
 
 def test_other_connections_have_their_turn_while_one_sends_many_frames() -> None:
