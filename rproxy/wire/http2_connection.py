@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from mypy_extensions import mypyc_attr
-
 from . import http2_frames as frames
 from .http2_decode import Decoder
 from .http2_events import Body, Broken, End, ErrorCode, Event, Pong, Reset, WindowOpened
@@ -29,7 +27,6 @@ JOIN_BELOW: Final = 2048
 """Bytes below which a piece of a body is joined to the one before it."""
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Connection(Speaker):
     """One end. `now` is in seconds, from any clock."""
 
