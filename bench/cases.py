@@ -41,6 +41,8 @@ WORKS = {
     "tls_h1": Work(TLS, loads.wrk(64), "us/request", 1e6),
     "tls_handshake": Work(TLS, loads.wrk(16, loads.CLOSE), "us/conn", 1e6),
     "tls_bulk": Work(TLS + "1g.bin", loads.download, "s/GB", 1),
+    "h2": Work(TLS, loads.h2load(16, 16), "us/request", 1e6),
+    "h2_bulk": Work(TLS + "1g.bin", loads.download_h2, "s/GB", 1),
 }
 
 
@@ -222,4 +224,6 @@ MEASURES: dict[str, Callable[[str, Run], Iterable[Figure]]] = {
     "tls_h1": compare,
     "tls_handshake": compare,
     "tls_bulk": compare,
+    "h2": compare,
+    "h2_bulk": compare,
 }

@@ -1,4 +1,4 @@
-"""The work given to a proxy: wrk and curl started against an URL, and their reports read strictly.
+"""The work given to a proxy: wrk, h2load and curl started against an URL, and their reports read strictly.
 
 Everything raises `Trouble` where the work was not done as meant: a status other than 200, a
 connection that broke, a download cut short. An error is cheap to serve and must not look fast.
@@ -43,14 +43,28 @@ def wrk(connections: int, headers: tuple[str, ...] = ()) -> Load:
     return load
 
 
+def h2load(clients: int, streams: int) -> Load:
+    """As many requests as so many clients get done over HTTP/2, each with so many at a time."""
+
+    def load(url: str, seconds: int) -> float:
+        return h2_requests_done(_output("h2load", "-t1", f"-c{clients}", f"-m{streams}", f"-D{seconds}", url))
+
+    return load
+
+
 def download(url: str, seconds: int) -> float:
     """The big file once, however long it takes. The unit is a GB."""
-    return gigabytes(_curl(url))
+    return gigabytes(_curl(url, "--http1.1"))
+
+
+def download_h2(url: str, seconds: int) -> float:
+    """The same over HTTP/2."""
+    return gigabytes(_curl(url, "--http2"))
 
 
 def expect_answer(url: str) -> None:
     """One small request ahead of the work: wrk takes a redirect for a success."""
-    status = _curl(url, "--max-time", "10", "--range", "0-0").split()[1]
+    status = _curl(url, "--http1.1", "--max-time", "10", "--range", "0-0").split()[1]
     if status not in ("200", "206"):
         raise Trouble("no answer" if status == "000" else f"status {status}")
 
@@ -65,6 +79,19 @@ def requests_done(report: str) -> int:
     return int(done[1])
 
 
+def h2_requests_done(report: str) -> int:
+    """How many requests h2load reports, when all were answered well."""
+    counts = re.search(
+        r"^requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", report, re.M
+    )
+    statuses = re.search(r"^status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx", report, re.M)
+    if counts is None or statuses is None or int(counts[3]) or not int(counts[1]):
+        raise Trouble(
+            "h2load: " + next((line for line in report.splitlines() if "requests:" in line), "no report")
+        )
+    return int(counts[1])
+
+
 def gigabytes(report: str) -> float:
     """The size that curl reports, when it is the whole file."""
     size, status = report.split()
@@ -74,9 +101,9 @@ def gigabytes(report: str) -> float:
 
 
 def _curl(url: str, *options: str) -> str:
-    """curl's count of bytes and the status. Always HTTP/1.1: all proxies must do the same work."""
+    """curl's count of bytes and the status. `options` name the version: all must do the same work."""
     name, port = re.match(r"https?://([^:/]+):(\d+)/", url).groups()  # type: ignore[union-attr]
-    fixed = ["-sk", "--http1.1", "--resolve", f"{name}:{port}:127.0.0.1", "-o", "/dev/null"]
+    fixed = ["-sk", "--resolve", f"{name}:{port}:127.0.0.1", "-o", "/dev/null"]
     return _output("curl", *fixed, *options, "-w", "%{size_download} %{http_code}", url)
 
 

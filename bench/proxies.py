@@ -38,8 +38,8 @@ worker_processes 1; daemon off; pid {d}/nginx.pid; error_log {d}/nginx.err;
 events {{ worker_connections 20000; }}
 http {{ access_log off; keepalive_timeout 600s; keepalive_requests 1000000000;
   ssl_certificate {d}/cert.pem; ssl_certificate_key {d}/key.pem; ssl_protocols TLSv1.2 TLSv1.3;
-  upstream site {{ server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 1000000000; }}
-  server {{ listen 127.0.0.1:{http} backlog=4096; listen 127.0.0.1:{tls} ssl backlog=4096;
+  upstream site {{ server 127.0.0.1:{backend}; keepalive 256; keepalive_requests 1000000000; }}
+  server {{ listen 127.0.0.1:{http} backlog=4096; listen 127.0.0.1:{tls} ssl http2 backlog=4096;
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;
     proxy_max_temp_file_size 0; location / {{ proxy_pass http://site; }} }} }}
@@ -59,7 +59,7 @@ defaults
 frontend web
   mode http
   bind 127.0.0.1:{http} backlog 4096
-  bind 127.0.0.1:{tls} backlog 4096 ssl crt {d}/both.pem
+  bind 127.0.0.1:{tls} backlog 4096 ssl crt {d}/both.pem alpn h2,http/1.1
   option forwardfor
   http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
   default_backend site
@@ -94,7 +94,7 @@ server_name = "{name}"
 passthrough = {{ upstream = [{{ location = "127.0.0.1:{backend_tls}" }}] }}
 """
 TARGETS = ("nginx", "haproxy", "rproxy")
-NEEDED = ("nginx", "haproxy", "wrk", "curl", "openssl")
+NEEDED = ("nginx", "haproxy", "wrk", "h2load", "curl", "openssl")
 
 
 class Ports(NamedTuple):

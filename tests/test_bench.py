@@ -26,6 +26,10 @@ WRK = """Running 1s test @ http://localhost:8080/
   15012 requests in 1.00s, 2.50MB read
 """
 REFUSED = WRK + "  Non-2xx or 3xx responses: 12\nRequests/sec:  15000.10\n"
+H2LOAD = """finished in 1.00s, 12000.00 req/s, 600.00KB/s
+requests: {done} total, 12300 started, {done} done, {done} succeeded, {failed} failed, 0 errored, 0 timeout
+status codes: {done} 2xx, 0 3xx, 0 4xx, {refused} 5xx
+"""
 BROKEN = WRK + "  Socket errors: connect 0, read 3, write 0, timeout 0\nRequests/sec:  15000.10\n"
 
 
@@ -50,6 +54,16 @@ def test_a_round_that_failed_leaves_the_median_alone_and_is_told():
     found.take("rproxy", refuse)
     assert found.ratio() == 2
     assert found.text().splitlines()[1:] == ["  ! rproxy: 2 of 3 rounds do not count: status 502"]
+
+
+def test_h2load_counts_when_all_went_well():
+    assert loads.h2_requests_done(H2LOAD.format(done=12000, failed=0, refused=0)) == 12000
+
+
+@pytest.mark.parametrize(("done", "failed", "refused"), [(0, 0, 0), (12000, 1, 0), (12000, 0, 7)])
+def test_h2load_does_not_count_otherwise(done, failed, refused):
+    with pytest.raises(Trouble, match="h2load"):
+        loads.h2_requests_done(H2LOAD.format(done=done, failed=failed, refused=refused))
 
 
 @pytest.mark.parametrize("failing", ["rproxy", "nginx"])
