@@ -43,17 +43,18 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 
 unit: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q tests --ignore=tests/e2e
+	$(BIN)/python -m pytest -q -n 2 tests --ignore=tests/e2e
 
 # The same tests once more without the compiled modules, for those who have no compiler.
 pure: $(VENV)/installed-test
 	rm -rf build/pure && mkdir -p build/pure
 	tar -c --exclude='*.so' --exclude=__pycache__ pyproject.toml rproxy tests | tar -x -C build/pure
-	cd build/pure && ../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/wire tests/policy tests/upstream \
+	cd build/pure && ../../$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider tests/wire tests/policy tests/upstream \
 	  tests/downstream $(addprefix tests/test_, $(addsuffix .py, deadlines exchange reactor relay sites splice tls transports))
 
+# Most of them wait for something most of the time, so that more than one at a time costs nobody anything.
 e2e: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/e2e
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/bench.py

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from rproxy.wire.address import Address, Unix, inet
 from rproxy.wire.clienthello import ClientHello
@@ -41,24 +40,34 @@ class Lease:
             self._returns.pop()()
 
 
-@implementer(IAddress)
-@dataclass(frozen=True, slots=True)
 class Arrival:
     """What is known so far about a connection: each stage hands a richer copy to the next."""
 
-    listener: str
-    """The listener as the configuration writes it."""
-    peer: Address
-    """Who is at the other end of the socket."""
-    client: Address
-    """Who is meant: the peer, or the source that a trusted PROXY header names."""
-    local: Address | None = None
-    """Where the client connected to, as a trusted PROXY header says; None: ask the socket, see `local_of`."""
-    lease: Lease = field(default_factory=Lease, compare=False)
-    header: ProxyHeader | None = None
-    hello: ClientHello | None = None
-    alpn: bytes = b""
-    """The protocol that was agreed on where TLS ends here; empty elsewhere."""
+    __slots__ = ("alpn", "client", "header", "hello", "lease", "listener", "local", "peer")
+
+    def __init__(
+        self,
+        listener: str,
+        peer: Address,
+        client: Address,
+        local: Address | None = None,
+        lease: Lease | None = None,
+        header: ProxyHeader | None = None,
+        hello: ClientHello | None = None,
+        alpn: bytes = b"",
+    ) -> None:
+        self.listener = listener
+        """The listener as the configuration writes it."""
+        self.peer = peer
+        """Who is at the other end of the socket."""
+        self.client = client
+        """Who is meant: the peer, or the source that a trusted PROXY header names."""
+        self.local = local
+        """Where the client connected to, as a PROXY header says; None: ask the socket, see `local_of`."""
+        self.lease = Lease() if lease is None else lease
+        self.header, self.hello = header, hello
+        self.alpn = alpn
+        """The protocol that was agreed on where TLS ends here; empty elsewhere."""
 
     @property
     def server_name(self) -> str | None:
@@ -67,13 +76,23 @@ class Arrival:
 
     def with_header(self, header: ProxyHeader) -> Arrival:
         """A copy that believes this PROXY header; one without addresses changes nothing else."""
-        if header.source is None:
-            return replace(self, header=header)
-        return replace(self, header=header, client=header.source, local=header.destination)
+        client, local = self.client, self.local
+        if header.source is not None:
+            client, local = header.source, header.destination
+        return Arrival(self.listener, self.peer, client, local, self.lease, header, self.hello, self.alpn)
 
     def with_hello(self, hello: ClientHello) -> Arrival:
         """A copy that knows the ClientHello."""
         return Arrival(self.listener, self.peer, self.client, self.local, self.lease, self.header, hello)
+
+    def with_alpn(self, alpn: bytes) -> Arrival:
+        """A copy that knows which protocol is spoken inside TLS."""
+        return Arrival(
+            self.listener, self.peer, self.client, self.local, self.lease, self.header, self.hello, alpn
+        )
+
+
+classImplements(Arrival, IAddress)
 
 
 def address_of(place: Any) -> Address:

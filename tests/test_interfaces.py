@@ -1,7 +1,6 @@
 """Arrivals grow by copies, and a lease gives everything back once."""
 
 import socket
-from dataclasses import FrozenInstanceError
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -36,10 +35,18 @@ def test_a_lease_released_while_it_is_being_released_gives_back_once() -> None:
     assert given == ["first"]
 
 
-def test_an_arrival_is_an_address_and_frozen() -> None:
+def test_an_arrival_is_an_address() -> None:
     assert IAddress.providedBy(ARRIVAL)
-    with pytest.raises(FrozenInstanceError):
-        ARRIVAL.client = CLIENT  # type: ignore[misc]
+
+
+def test_each_arrival_has_a_lease_of_its_own() -> None:
+    assert Arrival("tcp:443", PEER, PEER).lease is not ARRIVAL.lease
+
+
+def test_what_was_agreed_on_adds_to_what_is_known() -> None:
+    after = ARRIVAL.with_hello(HELLO).with_alpn(b"h2")
+    assert (after.alpn, after.hello, after.peer, after.lease) == (b"h2", HELLO, PEER, ARRIVAL.lease)
+    assert ARRIVAL.alpn == b""
 
 
 def test_a_header_names_the_client_and_its_destination() -> None:

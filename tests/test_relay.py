@@ -7,7 +7,7 @@ import random
 import socket
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,7 @@ async def test_v2_passes_on_what_the_header_before_it_said(make: Making) -> None
 @ensureDeferred
 async def test_without_a_header_the_local_address_is_the_sockets(make: Making) -> None:
     it = make(proxy_protocol="v1")
-    it.arrival = replace(it.arrival, local=None)
+    it.arrival = Arrival("test", CLIENT, CLIENT, None, hello=HELLO)
     _, server = await it.pair()
     port = it.port.getHost().port
     wanted = f"PROXY TCP4 192.0.2.7 127.0.0.1 1234 {port}\r\n".encode()
@@ -447,7 +447,7 @@ async def test_what_a_refused_client_had_sent_is_in_the_journal(make: Making) ->
 @ensureDeferred
 async def test_without_a_hello_there_is_no_alert(make: Making) -> None:
     it = make()
-    it.arrival = replace(it.arrival, hello=None)
+    it.arrival = Arrival("test", CLIENT, CLIENT, TARGET)
     it.backend.close()
     client = it.connect()
     assert await client.ends() == "eof"

@@ -7,7 +7,6 @@ Imports OpenSSL, so `assemble` imports it only for configurations that terminate
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
@@ -75,7 +74,7 @@ class Terminate:
         arrival, choices = arrival_of(addr), self.offered
         if arrival.hello is not None:
             choices = (choose(arrival.hello, self.offered),)
-            arrival = replace(arrival, alpn=choices[0])
+            arrival = arrival.with_alpn(choices[0])
         context = self.site.context(choices)
         protocol: Any = self.inner.buildProtocol(arrival)
         if protocol is None:

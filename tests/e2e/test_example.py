@@ -50,7 +50,7 @@ def test_clear_text_is_answered(example: Example) -> None:
 
 def test_tls_ends_here_with_a_certificate_that_can_be_trusted(example: Example) -> None:
     answer = example.get(f"https://localhost:{example.secure}/", "--cacert", example.authority)
-    assert answer.startswith("HTTP/1.1 200 OK")
+    assert answer.startswith("HTTP/2 200")
     assert "protocol  clear text, after https" in answer
 
 
