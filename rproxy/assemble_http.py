@@ -20,10 +20,8 @@ from rproxy.config.http import AccessLog, Tuned
 from rproxy.config.http import HeaderRules as RuleTables
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http2_server import STREAMS, Http2Factory
-from rproxy.downstream.http_server import HttpFactory
+from rproxy.downstream.http_factory import HttpFactory
 from rproxy.downstream.http_watch import HttpLimits
-from rproxy.downstream.versions import HttpVersions
 from rproxy.errors import StartError
 from rproxy.interfaces import Arrival, local_of
 from rproxy.policy.balance import BALANCERS
@@ -62,7 +60,6 @@ class HttpParts:
         self.reactor, self.deadlines, self.pipes = reactor, deadlines, pipes
         self.sites = Sites({}, {})
         self.limits = HttpLimits()
-        self.streams = STREAMS
         self.trusted = NetworkSet()
         self.answers = Answers(Random(SystemRandom().getrandbits(64)))
         self.files = LogFiles(reactor)
@@ -70,11 +67,8 @@ class HttpParts:
         self._standard = LineBatch(reactor, sink, "the access log", log)
 
     def factory(self, *, secure: bool) -> IProtocolFactory:
-        """HTTP on connections; tables and limits are those of the moment a connection comes.
-
-        Inside TLS ALPN says the version, in clear text the first bytes do.
-        """
-        shared: tuple[Any, ...] = (
+        """HTTP on connections; tables and limits are those of the moment a connection comes."""
+        return HttpFactory(
             self.reactor,
             lambda: self.sites,
             self.answers,
@@ -82,12 +76,8 @@ class HttpParts:
             self.pipes,
             lambda: self.limits,
             self.facts,
+            secure=secure,
         )
-        http2 = Http2Factory(*shared, secure=secure, streams=lambda: self.streams)
-        if not secure:
-            return HttpFactory(*shared, http2=http2)
-        http1 = HttpFactory(*shared, secure=True)
-        return HttpVersions(http1, http2, self.deadlines, first_byte=self.limits.head)
 
     def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
         """What a connection's requests say about their client."""
@@ -102,13 +92,13 @@ class HttpParts:
         logs = [config.access_log, *(app.access_log for app in config.apps.values())]
         self.files.keep(log.path for log in logs if log.path is not None)
         self.trusted = NetworkSet(without_names(config.trusted_forwarded_proxies))
-        self.streams = config.max_concurrent_streams
         self.limits = HttpLimits(
             head=config.header_timeout,
             keep_alive=config.keepalive_timeout,
             body=config.body_timeout,
             min_rate=config.min_body_rate,
             shortest=_shortest(config),
+            streams=config.max_concurrent_streams,
         )
 
     def secret(self, config: Configuration) -> bytes:

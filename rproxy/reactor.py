@@ -144,6 +144,12 @@ class ProxyReactor(EPollReactor):
             self._poller.unregister(descriptor)
         self._writes.remove(descriptor)
 
+    def forget(self, descriptor: int) -> None:
+        """A socket of which there is no copy is about to be closed: that is all that epoll has to know."""
+        self._reads.discard(descriptor)
+        self._writes.discard(descriptor)
+        self._selectables.pop(descriptor, None)
+
 
 def install() -> None:
     """Make this the global reactor; before anything imports `twisted.internet.reactor`."""

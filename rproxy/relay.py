@@ -8,9 +8,7 @@ others by their protocols. Once joined, nothing of this file runs until an end i
 
 from __future__ import annotations
 
-import fcntl
-import termios
-from array import array
+from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -23,7 +21,7 @@ from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.splice import Pipes, Pump, is_plain
-from rproxy.transports import unsent_of
+from rproxy.transports import close, in_kernel, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
@@ -114,9 +112,9 @@ class End(Protocol):
             return
         far.transport.unregisterProducer()
         if far.ended:
-            _close(self.transport)
+            close(self.transport)
             if not far.lost:
-                _close(far.transport)
+                close(far.transport)
         else:
             far.transport.loseWriteConnection()
 
@@ -133,7 +131,7 @@ class End(Protocol):
         far.stop_pump()
         if reason.type is ConnectionDone or unsent_of(far.transport):
             far.transport.unregisterProducer()
-            _close(far.transport)
+            close(far.transport)
         else:
             getattr(far.transport, "cut", far.transport.abortConnection)()
 
@@ -154,7 +152,7 @@ class End(Protocol):
         """Those of them that have reached the far side, so that a slow reader of much is not idle."""
         held = self.pump.held if self.pump is not None else 0
         if self.far is not None and not self.far.lost:
-            held += unsent_of(self.far.transport) + _queued(self.far.transport)
+            held += unsent_of(self.far.transport) + _untaken(self.far.transport)
         return self.moved - held
 
 
@@ -321,18 +319,6 @@ def _why(reason: Failure, side: str) -> str:
     return "closed" if reason.type is ConnectionDone else f"{side}_reset"
 
 
-def _close(transport: Any) -> None:
-    """Close after what is unsent; in this turn of the loop where the transport can (see `transports`)."""
-    getattr(transport, "close", transport.loseConnection)()
-
-
-def _queued(transport: Any) -> int:
-    """Bytes that the kernel has taken and not sent: the other side has no room for them (tcp(7))."""
-    count = array("i", [0])
-    for question in (SIOCOUTQNSD, termios.TIOCOUTQ):  # the second for unix sockets
-        try:
-            fcntl.ioctl(transport.getHandle().fileno(), question, count)
-        except (AttributeError, OSError, ValueError):
-            continue
-        return count[0]
-    return 0
+def _untaken(transport: Any) -> int:
+    """Bytes that the kernel has taken and not sent, because the other side has no room for them."""
+    return in_kernel(transport, SIOCOUTQNSD, TIOCOUTQ)  # the second for unix sockets

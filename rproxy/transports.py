@@ -71,7 +71,7 @@ class Stream:
     """A connected stream socket as a Twisted transport."""
 
     def __init__(self, reactor: Any, sock: Any, place: Any) -> None:
-        """`place` is the name of the other end's socket."""
+        """`sock` is a socket, or the C class that one inherits from; `place` is the other end's name."""
         self.reactor, self.socket, self.place = reactor, sock, place
         self.protocol: Any = None
         self.number: int = sock.fileno()
@@ -243,11 +243,19 @@ class Stream:
         producer, self.producer = self.producer, None
         if producer is not None:
             producer.stopProducing()
-        self.stopReading()
-        self.stopWriting()
+        self._leave_reactor()
         self._close_socket(reason.type is ConnectionAborted)
         protocol, self.protocol = self.protocol, None
         protocol.connectionLost(reason)
+
+    def _leave_reactor(self) -> None:
+        """Closing takes a socket out of epoll anyway; our reactor only has to know."""
+        forget = getattr(self.reactor, "forget", None)
+        if forget is not None:
+            forget(self.number)
+        else:
+            self.stopReading()
+            self.stopWriting()
 
     def _close_socket(self, reset: bool) -> None:
         self.number = -1
@@ -381,7 +389,7 @@ class Outbound(Stream):
 
     def __init__(self, reactor: Any, family: int, target: Any, settled: Settled) -> None:
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        super().__init__(reactor, socket.socket(family, kind), target)
+        super().__init__(reactor, socket.SocketType(family, kind), target)
         self.family = family
         self._settled: Settled | None = settled
 
@@ -446,6 +454,11 @@ class Outbound(Stream):
             settled(self, code)
 
 
+def close(transport: Any) -> None:
+    """`Stream.close`, of a transport that may be another's."""
+    getattr(transport, "close", transport.loseConnection)()
+
+
 def twisted_address(name: Any) -> Any:
     """What Twisted calls a socket's name: of TCP over IPv4 or IPv6, or of a unix socket."""
     if not isinstance(name, tuple):
@@ -467,12 +480,19 @@ def unsent_of(transport: Any) -> int:
 
 def unacknowledged(transport: Any) -> int:
     """Bytes that the other side has not acknowledged, in our queue and in the kernel's (tcp(7), SIOCOUTQ)."""
-    in_kernel = array("i", [0])
-    try:
-        ioctl(transport.getHandle(), TIOCOUTQ, in_kernel)
-    except (AttributeError, OSError, ValueError):  # not a socket, or closed
-        in_kernel[0] = 0
-    return unsent_of(transport) + in_kernel[0]
+    return unsent_of(transport) + in_kernel(transport, TIOCOUTQ)
+
+
+def in_kernel(transport: Any, *questions: int) -> int:
+    """Bytes in the kernel's queue, by the first of these ioctls (tcp(7)) that the socket knows; else 0."""
+    count = array("i", [0])
+    for question in questions:
+        try:
+            ioctl(transport.getHandle(), question, count)
+        except (AttributeError, TypeError, OSError, ValueError):  # closed, of another kind, or no socket
+            continue
+        return count[0]
+    return 0
 
 
 classImplements(

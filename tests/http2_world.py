@@ -19,10 +19,6 @@ from h2.events import (
 )
 from h2.settings import SettingCodes
 
-from rproxy.downstream.http2_server import STREAMS, Http2Factory
-from rproxy.downstream.http_watch import HttpLimits
-from rproxy.downstream.peek import PeekFactory, ProxyPolicy
-from rproxy.downstream.versions import HttpVersions
 from tests.http_world import Stream, World
 
 Fields = list[tuple[bytes, bytes]]
@@ -46,29 +42,11 @@ class Answer:
 
 
 class Http2World(World):
-    """A clear-text port that speaks both versions."""
+    """A clear-text port with clients that speak HTTP/2."""
 
-    def __init__(self, *, max_streams: int = STREAMS, **options: Any) -> None:
-        self.max_streams = max_streams
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.front.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as `services.listeners` does
-
-    def _door(self, limits: HttpLimits, proxy: ProxyPolicy | None) -> PeekFactory:
-        door = super()._door(limits, proxy)
-        old = self.factory
-        self.http2 = Http2Factory(
-            old.reactor,
-            old.sites,
-            old.answers,
-            old.deadlines,
-            old.pipes,
-            old.limits,
-            old.facts,
-            streams=lambda: self.max_streams,
-            random=lambda size: b"\1" * size,
-        )
-        door.clear = HttpVersions(old, self.http2, old.deadlines)
-        return door
 
     def client(
         self, *, credit: bool = True, settings: dict[int, int] | None = None, **options: Any
@@ -88,7 +66,7 @@ class Http2World(World):
     @property
     def server(self) -> Any:
         """The latest connection's `Http2Server`."""
-        return self.servers[-1]._become._become
+        return self.servers[-1]._become._instead
 
 
 class Client:

@@ -1,16 +1,18 @@
-"""A proxy for HTTP/1.1 in the test's hands: real sockets, a clock that stands still, peers in person."""
+"""A proxy for HTTP in the test's hands: real sockets, a clock that stands still, peers in person."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
 
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_server import HttpFactory, HttpServer
+from rproxy.downstream.http_factory import HttpFactory
+from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import Refusal
@@ -22,6 +24,8 @@ from rproxy.policy.paths import PathTable
 from rproxy.policy.rules import HeaderRules, Side
 from rproxy.services.connections import Connections
 from rproxy.services.limits import Limits
+from rproxy.services.lines import LineBatch
+from rproxy.services.requestlog import LogFormat, RequestLog, Served
 from rproxy.sites import Route, Site, Sites
 from rproxy.splice import Pipes
 from rproxy.transports import Accepted
@@ -43,7 +47,7 @@ class Line(NamedTuple):
 
 
 class Answers:
-    """Implements `http_server.Answers`: pages that are their reason, lines that are kept."""
+    """Implements `http_factory.Answers`: pages that are their reason, lines that are kept."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -59,6 +63,17 @@ class Answers:
     def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
         told: Any = exchange or server
         self.lines.append(Line(told.status, told.reason, server.sent))
+
+
+class Written(RequestLog):
+    """Keeps the lines that it is told to write."""
+
+    def __init__(self, style: LogFormat = "json") -> None:
+        super().__init__(Clock(), cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), style)
+        self.lines: list[Served] = []
+
+    def served(self, request: Served) -> None:
+        self.lines.append(request)
 
 
 class Stream:
@@ -189,6 +204,7 @@ class World:
             lambda arrival, secure, _: ClientFacts(
                 arrival.client, https=secure, port=80, trusted=NetworkSet([])
             ),
+            random=lambda size: b"\1" * size,
         )
         return PeekFactory(
             self.loop,
@@ -281,3 +297,14 @@ def body_of(answer: bytes) -> bytes:
 def statuses_of(answer: bytes) -> Sequence[int]:
     """The statuses of all heads in `answer`."""
     return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+def request(path: bytes, *fields: bytes, version: bytes = b"1.1", method: bytes = b"GET") -> bytes:
+    """A request's head; `fields` are lines."""
+    lines = [b"%b %b HTTP/%b" % (method, path, version), b"Host: a", *fields, b"", b""]
+    return b"\r\n".join(lines)
+
+
+def response(*fields: bytes, body: bytes = b"", status: bytes = b"200 OK", version: bytes = b"1.1") -> bytes:
+    """A response; `fields` are lines."""
+    return b"\r\n".join([b"HTTP/%b %b" % (version, status), *fields, b"", body])

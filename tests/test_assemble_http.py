@@ -49,7 +49,7 @@ class Ends:
         return name != "uncovered.test"
 
     def around(self, inner: Any) -> Any:
-        return self.key, inner.http1.secure
+        return self.key, inner.secure
 
 
 class House:
@@ -499,11 +499,12 @@ def test_a_file_is_in_use_from_the_next_connection_on(house: House) -> None:
     assert house.exchange(b"b.test")[1].startswith(b"HTTP/1.1 200")
 
 
-def test_times_and_rates_are_those_of_the_file(house: House) -> None:
+def test_times_rates_and_streams_are_those_of_the_file(house: House) -> None:
     top = "header_timeout = 1\nkeepalive_timeout = 2\nbody_timeout = 3\nmin_body_rate = 4\n"
-    house.use(top + PORTS + house.app())
+    house.use(top + "max_concurrent_streams = 5\n" + PORTS + house.app())
     limits = house.parts.limits
     assert (limits.head, limits.keep_alive, limits.body, limits.min_rate) == (1.0, 2.0, 3.0, 4)
+    assert limits.streams == 5
 
 
 @pytest.mark.parametrize(

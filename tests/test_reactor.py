@@ -177,3 +177,19 @@ def test_it_polls_real_sockets(loop: Any) -> None:
         loop.doPoll(1)
         assert selectable.calls == ["read"]
         loop.removeReader(selectable)
+
+
+def test_what_is_closed_is_known_no_more_and_its_number_may_be_used_again() -> None:
+    reactor, (ours, theirs) = ProxyReactor(), socket.socketpair()
+    first, second = Selectable(ours.fileno()), Selectable(ours.fileno())
+    reactor.addReader(first)
+    reactor.addWriter(first)
+    reactor.forget(first.number)
+    ours.close()
+    assert not {first} & {*reactor.getReaders(), *reactor.getWriters()}
+    os.dup2(theirs.fileno(), first.number)
+    reactor.addReader(second)
+    assert second in reactor.getReaders()
+    reactor.removeReader(second)
+    os.close(first.number)
+    theirs.close()

@@ -8,6 +8,8 @@ import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from termios import TIOCOUTQ
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.transports import Accepted, Outbound
+from rproxy.transports import Accepted, Outbound, in_kernel, unacknowledged
 from tests.fakes import Loop, Unreliable, open_files
 
 
@@ -427,4 +429,51 @@ def test_cut_beside_other_ends_loses_it_once(calls: tuple[str, str]) -> None:
         getattr(pair.transport, call)()
     pair.loop.spin()
     assert pair.protocol.calls == ["made", "lost"]
+    pair.close()
+
+
+# -- what has not arrived yet
+
+SIOCOUTQNSD = 0x894B
+"""What TCP has not sent; unix sockets do not know the question."""
+
+
+@pytest.mark.parametrize(("family", "known"), [(socket.AF_INET, True), (socket.AF_UNIX, False)])
+def test_the_kernel_is_asked_what_its_socket_knows(family: int, known: bool) -> None:
+    near, far = _full(family)
+    transport = SimpleNamespace(getHandle=lambda: near)
+    assert (in_kernel(transport, SIOCOUTQNSD) > 0) is known
+    assert in_kernel(transport, SIOCOUTQNSD, TIOCOUTQ) > 0
+    assert in_kernel(transport, TIOCOUTQ) == unacknowledged(transport) >= in_kernel(transport, SIOCOUTQNSD)
+    near.close()
+    assert in_kernel(transport, SIOCOUTQNSD, TIOCOUTQ) == 0
+    far.close()
+
+
+def _full(family: int) -> tuple[socket.socket, socket.socket]:
+    """Two ends, of which the first can send no more."""
+    if family == socket.AF_UNIX:
+        near, far = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            near = socket.create_connection(listening.getsockname())
+            far = listening.accept()[0]
+    near.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            near.send(bytes(1 << 20))
+    return near, far
+
+
+@pytest.mark.parametrize("transport", [object(), SimpleNamespace(getHandle=lambda: None)])
+def test_what_is_no_socket_has_nothing_in_the_kernel(transport: Any) -> None:
+    assert (in_kernel(transport, TIOCOUTQ), unacknowledged(transport)) == (0, 0)
+
+
+def test_what_waits_with_us_is_not_acknowledged_either() -> None:
+    pair = Pair(Accepted)
+    pair.transport.write(b"x" * 3_000_000)
+    assert pair.transport.unsent > 0
+    assert pair.transport.unsent + in_kernel(pair.transport, TIOCOUTQ) == unacknowledged(pair.transport)
+    assert len(pair.settle()) == 3_000_000
     pair.close()

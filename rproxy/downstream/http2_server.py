@@ -1,4 +1,4 @@
-"""HTTP/2 to clients: one connection and its streams. Built by `versions`.
+"""HTTP/2 to clients: one connection and its streams. Built by `http_factory`.
 
 `Http2Server` reads with `wire.http2`, makes a `Stream` of each request, and shares the connection out: what
 the streams have to send goes out in turns of one frame, so that none holds up another. Time limits of the
@@ -7,24 +7,16 @@ connection are in `http2_watch`, those of a request in `http2_stream`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, assert_never
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.python.failure import Failure
-from zope.interface import classImplements, implementer
+from zope.interface import classImplements
 
-from rproxy.deadlines import Deadlines
 from rproxy.downstream.http2_stream import Stream
 from rproxy.downstream.http2_turns import Turns
 from rproxy.downstream.http2_watch import Watch
-from rproxy.downstream.http_server import Answers
-from rproxy.downstream.http_watch import HttpLimits
-from rproxy.interfaces import Arrival, arrival_of
-from rproxy.policy.forwarding import ClientFacts
-from rproxy.sites import Sites
-from rproxy.splice import Pipes
+from rproxy.interfaces import Arrival
 from rproxy.wire.http2 import Http2Codec
 from rproxy.wire.http2_events import (
     Body,
@@ -40,6 +32,9 @@ from rproxy.wire.http2_events import (
     WindowOpened,
 )
 
+if TYPE_CHECKING:
+    from rproxy.downstream.http_factory import HttpFactory
+
 BATCH = 65536
 """Bytes of bodies written in one go: what Twisted's transports hold before they say that it is enough."""
 MOST_ANSWERED = 65536
@@ -47,51 +42,12 @@ MOST_ANSWERED = 65536
 takes nothing is not read either."""
 MOST_DISCARDED = 1 << 20
 """Bytes dropped of what a client still sends while we close; one that sends on and on is cut off."""
-STREAMS = 64
-"""Requests at a time on one connection, as rpxy: browsers ask for 100 and are content with less."""
-
-
-@implementer(IProtocolFactory)
-class Http2Factory:
-    """Serves HTTP/2 on each connection: in clear text, or inside TLS with `secure`; see `http_server`.
-
-    `streams` tells how many requests a connection may have at a time, `random` gives bytes of chance.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        sites: Callable[[], Sites],
-        answers: Answers,
-        deadlines: Deadlines,
-        pipes: Pipes,
-        limits: Callable[[], HttpLimits],
-        facts: Callable[[Arrival, bool, Any], ClientFacts],
-        *,
-        secure: bool = False,
-        streams: Callable[[], int] = lambda: STREAMS,
-        random: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        self.reactor, self.sites, self.answers = reactor, sites, answers
-        self.deadlines, self.pipes, self.limits, self.facts = deadlines, pipes, limits, facts
-        self.secure, self.streams, self.random = secure, streams, random
-
-    def doStart(self) -> None:
-        """Nothing to prepare; Twisted's ports call it."""
-
-    def doStop(self) -> None:
-        """Nothing to tear down; Twisted's ports call it."""
-
-    def buildProtocol(self, addr: Any) -> IProtocol:
-        """A server for this arrival."""
-        server: Any = Http2Server(self, arrival_of(addr))
-        return cast(IProtocol, server)
 
 
 class Http2Server:
     """One client connection: a Twisted protocol. What is public is for its streams and its watch."""
 
-    def __init__(self, factory: Http2Factory, arrival: Arrival) -> None:
+    def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
         self._factory, self.arrival = factory, arrival
         self.reactor, self.secure, self.pipes = factory.reactor, factory.secure, factory.pipes
         self.sites, self.limits = factory.sites(), factory.limits()
@@ -100,9 +56,9 @@ class Http2Server:
         self.transport: Any = None
         self.connected = 0
         self.noted: object = None
-        self.codec = Http2Codec(factory.streams(), factory.reactor.seconds())
+        self.codec = Http2Codec(self.limits.streams, factory.reactor.seconds())
         self.streams: dict[int, Stream] = {}
-        self._turns = Turns(self.codec)
+        self._turns = Turns()
         self.closing = self.full = False
         self._paused = self._in_turn = self._input_ended = self._put_off = False
         self._draining = self._last_called = self._leaving = False
@@ -171,7 +127,7 @@ class Http2Server:
         match event:
             case RequestHead(number, request, ended):
                 stream = self.streams[number] = Stream(self, number, request, ended)
-                stream.begin()
+                stream.begin(request)
             case Body(number, piece, credit):
                 if (known := self.streams.get(number)) is not None:
                     known.body(piece, credit)

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from rproxy.downstream.http2_page import page_of
-from rproxy.downstream.http2_tunnel import StreamTransport, WebSocketKey, open_tunnel
+from mypy_extensions import mypyc_attr
+
+from rproxy.downstream.http2_tunnel import StreamTransport, WebSocketKey
+from rproxy.downstream.refusals import page_of
+from rproxy.downstream.tunnel import open_tunnel
 from rproxy.errors import Refusal
 from rproxy.exchange import Client, Exchange
 from rproxy.relay import End
@@ -31,10 +34,10 @@ MOST_DISCARDED = 1 << 20
 FEW_QUEUED = 16384
 """Bytes below which the peer is read again: one frame, so that the next is there when its turn comes."""
 
-_NONE: Final = Framing.NONE
 _LENGTH: Final = Framing.LENGTH
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stream(Client):
     """One request. What the exchange calls is documented at `exchange.Client`."""
 
@@ -91,14 +94,12 @@ class Stream(Client):
         return bool(self._queue) or (self._done and not self.closed)
 
     @property
-    def wants_room(self) -> bool:
-        """Whether that is bytes of body, which the client's windows count."""
-        return bool(self._queue)
+    def is_blocked(self) -> bool:
+        """Whether that is bytes of body, for which the connection's window has no room."""
+        return bool(self._queue) and self._codec.room_in_all <= 0
 
-    def begin(self) -> None:
-        """The request is there: have it served."""
-        request = self.request
-        assert request is not None
+    def begin(self, request: Request) -> None:
+        """Have it served."""
         if request.upgrade:
             self._key = WebSocketKey(self._server.random(16))
             request = self.request = self._key.put_into(request)
@@ -170,7 +171,7 @@ class Stream(Client):
             return
         if framing is _LENGTH:
             fields.own.append((b"content-length", b"%d" % length))
-        self._send_head(status, fields, framing is _NONE or (framing is _LENGTH and not length))
+        self._send_head(status, fields, framing is Framing.NONE or (framing is _LENGTH and not length))
 
     def _send_head(self, status: int, fields: Fields, ends: bool) -> None:
         self._codec.send_head(self.number, status, fields, ends)
@@ -221,14 +222,13 @@ class Stream(Client):
             piece = memoryview(piece)[:room]
         self._queued -= len(piece)
         self.sent += len(piece)
-        if queue or not self._done:
-            codec.send_body(self.number, piece, False)
+        is_last = self._done and not queue
+        codec.send_body(self.number, piece, is_last and self._trailers is None)
+        if not is_last:
             self._take_more()
         elif self._trailers is None:
-            codec.send_body(self.number, piece, True)
             self._sent_all()
         else:
-            codec.send_body(self.number, piece, False)
             self._send_end()
         return len(piece)
 
@@ -270,6 +270,7 @@ class Stream(Client):
         """See `exchange.Client`; also for a request that never became an exchange."""
         self.status, self.reason = refusal.status or 500, refusal.reason
         page = page_of(self, self._server.answers, refusal, self.request, site)
+        page.fields.own.append((b"content-length", b"%d" % page.length))
         self._send_head(page.status, page.fields, not page.body)
         if page.body:
             self.piece(page.body)

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from rproxy.relay import End, join_ends
-from rproxy.splice import Pipes
-from rproxy.upstream.http_client import HttpClient
+from rproxy.relay import End
 from rproxy.wire.http2_events import ErrorCode
 from rproxy.wire.message import Fields, Headers, Request
 
@@ -117,15 +115,3 @@ class StreamTransport:
         """The stream's call: it is over."""
         self._producer = None
         end.connectionLost(Failure(ConnectionDone()))
-
-
-def open_tunnel(transport: StreamTransport, upstream: HttpClient, pipes: Pipes) -> End:
-    """Join a stream and a connection to a peer, which has agreed to it; the stream's end."""
-    near, far = End(), End()
-    near.transport, far.transport = transport, upstream.transport
-    from_peer = upstream.detach()
-    upstream.tunnel = far
-    if from_peer:
-        transport.write(from_peer)
-    join_ends(near, far, pipes)
-    return near

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rproxy.wire.http2 import Http2Codec
-
 if TYPE_CHECKING:
     from rproxy.downstream.http2_stream import Stream
 
@@ -23,10 +21,9 @@ PER_TURN = 64
 class Turns:
     """The line of one connection."""
 
-    __slots__ = ("_blocked", "_codec", "_line")
+    __slots__ = ("_blocked", "_line")
 
-    def __init__(self, codec: Http2Codec) -> None:
-        self._codec = codec
+    def __init__(self) -> None:
         self._line: deque[Stream] = deque()
         self._blocked: deque[Stream] = deque()
 
@@ -54,7 +51,7 @@ class Turns:
             most -= PER_TURN + self._give_one(line.popleft())
 
     def _give_one(self, stream: Stream) -> int:
-        if stream.wants_room and self._codec.room_in_all <= 0:
+        if stream.is_blocked:
             self._blocked.append(stream)
             return 0
         stream.in_line = False

@@ -11,7 +11,7 @@ from rproxy.deadlines import Deadline, Deadlines
 from rproxy.downstream.http_watch import LINGER
 from rproxy.errors import PeerTimeout, Refusal, TooSlow
 from rproxy.exchange import Exchange
-from rproxy.transports import unacknowledged as unsent
+from rproxy.transports import unacknowledged
 from rproxy.wire.http2_events import ErrorCode
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ class Watch:
         """Enough, unless something is still on its way to a slow client."""
         self._timer = None
         server = self._server
-        if not unsent(server.transport) or self._is_stuck(server.reactor.seconds()):
+        if not unacknowledged(server.transport) or self._is_stuck(server.reactor.seconds()):
             server.abort()
         else:
             self._timer = self._deadlines.after(LINGER, self._stop_lingering)
 
     def _look(self) -> None:
         """Now and then: is this connection taking too long over anything?"""
-        self._timer = None
+        self._forget_timer()
         server = self._server
         now = server.reactor.seconds()
         self._look_at_streams(now)
@@ -96,6 +96,9 @@ class Watch:
             self._look_at_connection(now)
         if self._timer is None and server.connected:
             self.begin()
+
+    def _forget_timer(self) -> None:  # in a call, see `http_watch`
+        self._timer = None
 
     def _look_at_streams(self, now: float) -> None:
         before, self._moved = self._moved, {}
@@ -147,7 +150,7 @@ class Watch:
 
     def _is_stuck(self, now: float) -> bool:
         """Whether there are bytes for the client, and none has arrived there for too long."""
-        left = unsent(self._server.transport)
+        left = unacknowledged(self._server.transport)
         arrived = self._server.written - left
         if arrived != self._seen or not left:
             self._seen, self._seen_at = arrived, now
@@ -173,6 +176,6 @@ class Watch:
 
 def _who_is_stuck(stream: Stream, exchange: Exchange) -> Refusal:
     """Of the two: a client that sends nothing or takes nothing, or a peer that does so."""
-    if stream.wants_room if exchange.responded else not stream.held:
+    if stream.wants_turn if exchange.responded else not stream.held:
         return TooSlow("the client neither sent nor took a byte")
     return PeerTimeout("the peer neither sent nor took a byte")

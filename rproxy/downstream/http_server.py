@@ -1,125 +1,66 @@
-"""HTTP/1.1 to clients: a connection's requests one after another. Built by `peek` or `terminate`.
+"""HTTP/1.1 to clients: a connection's requests one after another. Built by `http_factory`.
 
-`HttpServer` reads with `wire.http1`, gives each request to an `Exchange`, and writes what that
-says; `http_watch` looks now and then whether something takes too long. Nothing is timed per
+`HttpServer` reads with `wire.http1`, gives each request to an `Exchange`, and is what that writes to
+(`http_writer`); `http_watch` looks now and then whether something takes too long. Nothing is timed per
 request, and nothing created but the request and its exchange.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
-from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_watch import HttpLimits, Watch
-from rproxy.errors import LastHop, Redirect, Refusal
-from rproxy.exchange import Client, Exchange
-from rproxy.interfaces import Arrival, arrival_of
-from rproxy.policy.forwarding import ClientFacts
-from rproxy.relay import End, join_ends
-from rproxy.sites import Site, Sites
-from rproxy.splice import Pipes, Pump, is_plain
+from rproxy.downstream.http_watch import Watch
+from rproxy.downstream.http_writer import REASONS, ResponseWriter
+from rproxy.downstream.refusals import page_of
+from rproxy.downstream.tunnel import open_tunnel
+from rproxy.errors import Refusal
+from rproxy.exchange import Exchange
+from rproxy.interfaces import Arrival
+from rproxy.relay import End
+from rproxy.sites import Site
+from rproxy.transports import close
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
-from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
-from rproxy.wire.message import BadRequest, Fields, Framing, Headers, Pair, Piece, Request
+from rproxy.wire.http1_write import response_head
+from rproxy.wire.message import BadRequest, Fields, Framing, Request
+
+if TYPE_CHECKING:
+    from rproxy.downstream.http2_server import Http2Server
+    from rproxy.downstream.http_factory import HttpFactory
 
 MOST_PIPELINED = 65536
 """Bytes of further requests kept while one is served: more than any browser sends, then we stop reading."""
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-SPLICE_FROM = 1 << 18
-"""Bytes of a body still to come from which the kernel moves it; below, setting that up costs more."""
 PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 """What an HTTP/2 connection begins with, and no HTTP/1 request."""
-CLOSE: Pair = (b"Connection", b"close")
-KEEP: Pair = (b"Connection", b"keep-alive")
-
 _LENGTH: Final = Framing.LENGTH
-_CHUNKED: Final = Framing.CHUNKED
-_UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
 
-class Answers(Protocol):
-    """Error pages and the access log, see `services.answers`; `server` is this or a stream of HTTP/2."""
-
-    def next_id(self) -> str:
-        """A number for a request."""
-
-    def page(
-        self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
-    ) -> tuple[bytes, bytes]:
-        """Content type and body of the answer to a refusal."""
-
-    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
-        """Write a finished exchange down."""
-
-
-class HttpFactory:
-    """Serves HTTP/1 on each connection: in clear text, or inside TLS with `secure`."""
-
-    def __init__(
-        self,
-        reactor: Any,
-        sites: Callable[[], Sites],
-        answers: Answers,
-        deadlines: Deadlines,
-        pipes: Pipes,
-        limits: Callable[[], HttpLimits],
-        facts: Callable[[Arrival, bool, Any], ClientFacts],
-        *,
-        secure: bool = False,
-        http2: Any = None,
-    ) -> None:
-        """`http2` is the factory that takes over a connection which begins with the preface of HTTP/2."""
-        self.reactor, self.sites, self.answers = reactor, sites, answers
-        self.deadlines, self.pipes, self.limits, self.facts = deadlines, pipes, limits, facts
-        self.secure, self.http2 = secure, http2
-
-    def doStart(self) -> None:
-        """Nothing to prepare; Twisted's ports call it."""
-
-    def doStop(self) -> None:
-        """Nothing to tear down; Twisted's ports call it."""
-
-    def buildProtocol(self, addr: Any) -> IProtocol:
-        """A server for this arrival."""
-        server: Any = HttpServer(self, arrival_of(addr))
-        return cast(IProtocol, server)
-
-
-class HttpServer(Client):
+class HttpServer(ResponseWriter):
     """One client connection: a Twisted protocol, without the base class so that it can be compiled.
 
     What the exchange calls is documented at `exchange.Client`.
     """
 
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
+        super().__init__(factory.pipes)
         self._factory, self.arrival = factory, arrival
         self.reactor, self.secure = factory.reactor, factory.secure
         self.sites = factory.sites()
-        self.transport: Any = None
         self.connected = 0
         self.reader = RequestReader()
-        self.exchange: Exchange | None = None
-        self.request: Request | None = None
         self.tunnel: End | None = None
-        self._instead: Any = None
-        self.pump: Pump | None = None
-        self._out: list[Piece] = []
+        # What has come while it may be the preface of HTTP/2; None once that is settled.
+        self._first: bytes | None = None if arrival.alpn else b""
+        self._instead: Http2Server | None = None
         self.closing = self.full = self.held = self.partial = False
-        self._chunked = self._keep = self._paused = False
-        self._input_ended = self._draining = self._in_turn = False
+        self._paused = self._input_ended = self._draining = self._in_turn = False
         self.since = self.ended = factory.reactor.seconds()
         """When the request began, or the wait for it; and when the last one ended."""
-        self.progress = 0
-        """Bytes that have come from the client or were written to it; the kernel's are the pump's."""
-        self.sent = self.body_bytes = self.status = 0
+        self.body_bytes = self.status = 0
         self.reason = self._id = ""
         self.noted: object = None
         """What `Answers` wants to remember with this connection."""
@@ -153,21 +94,32 @@ class HttpServer(Client):
         if self.tunnel is not None:
             self.tunnel.dataReceived(data)
             return
-        if not self.progress and data.startswith(PREFACE) and self._factory.http2 is not None:
-            self._be_http2(data)
+        if self._first is not None and self._is_http2(self._first + data):
             return
         self.progress += len(data)
         self.reader.receive(data)
         self._read()
 
-    def _be_http2(self, data: bytes) -> None:
-        """Prior knowledge (RFC 9113 §3.3): whoever has it sends the preface at once and in one piece."""
+    def _is_http2(self, first: bytes) -> bool:
+        """Whether a client speaks HTTP/2 unasked (RFC 9113 §3.3): then it is served so, from here on.
+
+        While that cannot be told, HTTP/1 reads along: what comes too slowly is too slow for either.
+        """
+        if first.startswith(PREFACE):
+            self._be_http2(first)
+            return True
+        self._first = first if PREFACE.startswith(first) else None
+        return False
+
+    def _be_http2(self, first: bytes) -> None:
         if self._watch is not None:
             self._watch.stop()
         self.transport.unregisterProducer()
-        self._instead = become = self._factory.http2.buildProtocol(self.arrival)
+        self._instead = become = self._factory.http2(self.arrival)
         become.makeConnection(self.transport)
-        become.dataReceived(data)
+        become.dataReceived(first)
+        if self._draining:
+            become.drain()
 
     def _read(self) -> None:
         """As much of what has come as can be used now."""
@@ -263,84 +215,13 @@ class HttpServer(Client):
         else:
             self._read()
 
-    def interim(self, status: int, reason: bytes, fields: Fields) -> None:
-        """See `exchange.Client`."""
-        self._write(response_head(status, reason, fields.own, fields.block))
-
-    def respond(self, status: int, reason: bytes, fields: Fields, framing: Framing, length: int) -> None:
-        """See `exchange.Client`."""
-        request, own = self.request, fields.own
-        old = request is not None and request.version == 10
-        self._chunked = framing is _CHUNKED or framing is _UNTIL_CLOSE
-        if self._chunked and old:
-            self._chunked = self._keep = False
-        elif self._chunked:
-            own += framing_pairs(_CHUNKED, 0)
-        elif framing is _LENGTH:
-            own += framing_pairs(framing, length)
-        last = self._draining or (self._input_ended and not self.reader.unread)
-        asked_for_tunnel = request is not None and request.method == b"CONNECT"
-        if last or asked_for_tunnel or not self.reader.complete:
-            self._keep = False  # what comes is no request, or not surely one
-        if not self._keep:
-            own.append(CLOSE)
-        elif old:
-            own.append(KEEP)
-        self._out.append(response_head(status, reason, own, fields.block))
-
-    def piece(self, piece: Piece) -> None:
-        """See `exchange.Client`."""
-        self.sent += len(piece)
-        if self._chunked:
-            self._out += chunk(piece)
-        else:
-            self._out.append(piece)
-
-    def end(self, trailers: Headers | None) -> None:
-        """See `exchange.Client`."""
-        if self._chunked:
-            self._out.append(last_chunk(trailers.pairs if trailers is not None else ()))
-
-    def flush(self) -> None:
-        """See `exchange.Client`."""
-        if self._out:
-            self._write_out()
-        if self.exchange is not None and not self._chunked:
-            self._splice_rest(self.exchange)
-
-    def _write_out(self) -> None:
-        out = self._out
-        if out:
-            self._out = []
-            self._write(b"".join(out))
-
-    def _write(self, data: bytes) -> None:
-        self.progress += len(data)
-        self.transport.write(data)
-
-    def _splice_rest(self, exchange: Exchange) -> None:
-        """Let the kernel move the rest of a large response (see `splice`)."""
-        upstream = exchange.upstream
-        if self.pump is not None or upstream is None or upstream.body_left < SPLICE_FROM:
-            return
-        if is_plain(self.transport) and is_plain(upstream.transport):
-            pipes, left = self._factory.pipes, upstream.body_left
-            self.pump = Pump(upstream.transport, self.transport, pipes, left, self._spliced)
-
-    def _spliced(self) -> None:
-        upstream = self.exchange.upstream if self.exchange is not None else None
-        moved = self._stop_pump()
-        if upstream is not None:
-            upstream.skip(moved)
-
-    def _stop_pump(self) -> int:
-        pump, self.pump = self.pump, None
-        if pump is None:
-            return 0
-        pump.stop()
-        self.sent += pump.moved
-        self.progress += pump.moved
-        return pump.moved
+    def _is_last(self) -> bool:
+        request = self.request
+        if request is not None and request.method == b"CONNECT":
+            return True  # what comes behind it is no request, or not surely one
+        if self._draining or (self._input_ended and not self.reader.unread):
+            return True
+        return not self.reader.complete
 
     def finished(self, exchange: Exchange) -> None:
         """See `exchange.Client`. The client gets what is left before the log its line."""
@@ -363,24 +244,14 @@ class HttpServer(Client):
 
     def refuse(self, refusal: Refusal, site: Site | None) -> None:
         """See `exchange.Client`; also for a request that never became an exchange."""
+        self.status, self.reason = refusal.status or 500, refusal.reason
         request = self.request
-        kind, body = self._factory.answers.page(self, refusal, request, site)
-        date = formatdate(self.reactor.seconds(), usegmt=True).encode("ascii")
-        pairs: list[Pair] = [(b"Content-Type", kind), (b"Server", b"rproxy"), (b"Date", date)]
-        status = refusal.status or 500
-        self.status, self.reason = status, refusal.reason
-        if isinstance(refusal, Redirect):
-            status = refusal.moved
-            pairs.append((b"Location", refusal.location))
-        else:  # what one client has earned is not for a cache to give to others
-            pairs.append((b"Cache-Control", b"no-store"))
-        if status == 405 or isinstance(refusal, LastHop):
-            pairs.append((b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
+        page = page_of(self, self._factory.answers, refusal, request, site)
         if request is None or isinstance(refusal, BadRequest):
             self._keep = False
-        self.respond(status, REASONS.get(status, b""), Fields(pairs), _LENGTH, len(body))
-        if request is None or request.method != b"HEAD":
-            self.piece(body)
+        self.respond(page.status, REASONS.get(page.status, b""), page.fields, _LENGTH, page.length)
+        if page.body:
+            self.piece(page.body)
         if request is None:
             self.close()
 
@@ -399,17 +270,9 @@ class HttpServer(Client):
     def switch(self, status: int, reason: bytes, fields: Fields, upstream: HttpClient) -> None:
         """See `exchange.Client`."""
         self._write(response_head(status, reason, fields.own, fields.block))
-        tunnel, far = End(), End()
-        self.tunnel = tunnel
-        tunnel.transport, far.transport = self.transport, upstream.transport
         self.transport.unregisterProducer()
-        from_peer, from_client = upstream.detach(), self.reader.take_rest()
-        upstream.tunnel = far
-        if from_peer:
-            self.transport.write(from_peer)
-        if from_client:
-            upstream.transport.write(from_client)
-        join_ends(tunnel, far, self._factory.pipes)
+        rest = self.reader.take_rest()
+        tunnel = self.tunnel = open_tunnel(self.transport, upstream, self.pipes, rest)
         if self._watch is not None:
             self._watch.forget()
         if self._paused:
@@ -427,7 +290,7 @@ class HttpServer(Client):
         if not self._input_ended and (self.reader.unread or not self.reader.complete):
             self._linger()
         else:
-            self.transport.loseConnection()
+            close(self.transport)
 
     def _linger(self) -> None:
         """Half-close: closing on unread bytes is a reset, which would overtake the answer (RFC 9112 §9.6)."""
@@ -503,5 +366,4 @@ class HttpServer(Client):
         """The transport's call when it is lost; `connectionLost` follows."""
 
 
-classImplements(HttpFactory, IProtocolFactory)
 classImplements(HttpServer, IPushProducer, IHalfCloseableProtocol)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LINGER = 2.0
 """Seconds for which a client that still sends is listened to after the last answer."""
+STREAMS = 64
+"""Requests at a time on one HTTP/2 connection, as rpxy: browsers ask for 100 and are content with less."""
 LOOKS = 4
 """Looks at a connection per shortest time limit: a limit is exceeded by at most a quarter."""
 
@@ -27,6 +29,7 @@ class HttpLimits:
     """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none.
 
     `shortest` is the shortest time limit of any route. Each route has its own for bodies and tunnels.
+    `streams` is how many requests at a time an HTTP/2 connection may have.
     """
 
     head: float = 20.0
@@ -35,6 +38,7 @@ class HttpLimits:
     min_rate: float = 100.0
     rate_grace: float = 10.0
     shortest: float = 60.0
+    streams: int = STREAMS
 
     @property
     def look_every(self) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
 from twisted.logger import Logger
@@ -89,6 +89,9 @@ class PeekFactory:
     is no ClientHello to wait for.
     """
 
+    takes_inet: ClassVar[bool] = True
+    """Tells `services.listeners` that no Twisted address has to be made for each connection."""
+
     def __init__(
         self,
         reactor: Any,
@@ -115,7 +118,7 @@ class PeekFactory:
 
     def buildProtocol(self, addr: Any) -> Any:
         """A `Peek` for this peer; None, which closes the connection, when a limit is reached."""
-        peer = address_of(addr)
+        peer = addr if isinstance(addr, Inet) else address_of(addr)
         lease = Lease()
         try:
             self.limits.admit(lease)

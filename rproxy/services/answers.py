@@ -18,7 +18,7 @@ from rproxy.wire.message import Headers, Request
 
 
 class Answers:
-    """Error pages and the access log for the connections; see `http_server.Answers`."""
+    """Error pages and the access log for the connections; see `http_factory.Answers`."""
 
     def __init__(self, rng: Random) -> None:
         self.next_id = request_ids(rng)

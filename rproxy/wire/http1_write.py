@@ -13,9 +13,6 @@ from collections.abc import Iterable
 
 from .message import EMPTY, Block, Framing, Pair, Piece
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""The interim response a client with `expects_continue` waits for."""
-
 _USUAL = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
 _IS_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++").fullmatch
 _IS_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]++").fullmatch

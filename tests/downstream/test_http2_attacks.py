@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rproxy.downstream.http2_server import STREAMS
+from rproxy.downstream.http_watch import STREAMS
 from rproxy.wire.http2_frames import PREFACE
 from rproxy.wire.http2_gate import CHORES
 from tests.http2_world import Http2World

@@ -8,19 +8,16 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from twisted.internet.task import Clock
 
 from rproxy.downstream.http2_server import MOST_ANSWERED, MOST_DISCARDED
 from rproxy.downstream.http2_stream import MOST_DISCARDED as MOST_OF_A_STREAM
 from rproxy.downstream.http2_watch import LAST_CALL
 from rproxy.interfaces import Arrival
 from rproxy.services.answers import Answers as RealAnswers
-from rproxy.services.lines import LineBatch
-from rproxy.services.requestlog import RequestLog
 from rproxy.sites import Site, Sites
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
-from tests.http_world import OK, Stream, head_of
+from tests.http_world import OK, Stream, Written, head_of
 from tests.wire.http2_talk import (
     ACK,
     DATA,
@@ -273,7 +270,7 @@ def test_a_redirect_says_where_to(worlds: Making) -> None:
 
 def test_a_name_that_the_connection_is_not_for_is_misdirected(worlds: Making) -> None:
     world = worlds(sites=lambda site: Sites({"a": site, "b": site}, {}))
-    world.http2.secure = True
+    world.factory.secure = True
     client = world.client()
     number = client.begin()
     answer = client.take()[number]
@@ -338,7 +335,7 @@ def test_the_real_pages_and_log_know_streams(worlds: Making) -> None:
     world = worlds(sites=lambda site: Sites({}, {"a": replace(site, log=written)}))
     answers = RealAnswers(Random(1))
     answers.log = cast(Any, written)
-    world.factory.answers = world.http2.answers = answers  # type: ignore[assignment]
+    world.factory.answers = answers  # type: ignore[assignment]
     client = world.client()
     client.begin(b"/x?y", (b"user-agent", b"tester"))
     world.asked().send(OK)
@@ -351,17 +348,6 @@ def test_the_real_pages_and_log_know_streams(worlds: Making) -> None:
     assert (first.version, first.scheme, first.host, first.path) == (20, b"http", b"a", b"/x?y")
     assert (first.size, first.user_agent, first.app) == (2, b"tester", "app")
     assert sorted(one.status for one in written.lines) == [200, 404, 431]
-
-
-class Written(RequestLog):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__(Clock(), cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), "json")
-        self.lines: list[Any] = []
-
-    def served(self, request: Any) -> None:
-        self.lines.append(request)
 
 
 # -- clients that leave

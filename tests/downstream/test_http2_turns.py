@@ -4,42 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from rproxy.downstream import http2_stream
 from rproxy.downstream.http2_turns import PER_TURN, Turns
 
 
-class Codec:
-    room_in_all = 1 << 30
+class Window:
+    """The connection's."""
+
+    room = 1 << 30
 
 
-class Stream:
+class Stream(http2_stream.Stream):
     """Sends 10 bytes a turn."""
 
-    def __init__(self, name: str, left: int, codec: Codec, told: list[str]) -> None:
-        self.name, self.left, self.codec, self.told = name, left, codec, told
+    def __init__(self, name: str, left: int, window: Window, told: list[str]) -> None:
+        self.name, self.left, self.window, self.told = name, left, window, told
         self.in_line, self.room = False, 1 << 30
 
     @property
     def wants_turn(self) -> bool:
         return self.left > 0
 
-    wants_room = wants_turn
+    @property
+    def is_blocked(self) -> bool:
+        return self.left > 0 and self.window.room <= 0
 
     def send(self) -> int:
-        sent = min(10, self.left, self.room, self.codec.room_in_all)
+        sent = min(10, self.left, self.room, self.window.room)
         if sent:
             self.left, self.room = self.left - sent, self.room - sent
-            self.codec.room_in_all -= sent
+            self.window.room -= sent
             self.told.append(self.name)
         return sent
 
 
-def made(**left: int) -> tuple[Any, Codec, dict[str, Any], list[str]]:
-    codec, told = Codec(), []
-    streams = {name: Stream(name, size, codec, told) for name, size in left.items()}
-    turns: Any = Turns(codec)  # type: ignore[arg-type]
+def made(**left: int) -> tuple[Turns, Window, dict[str, Any], list[str]]:
+    window, told = Window(), list[str]()
+    streams = {name: Stream(name, size, window, told) for name, size in left.items()}
+    turns = Turns()
     for stream in streams.values():
         turns.stand(stream)
-    return turns, codec, streams, told
+    return turns, window, streams, told
 
 
 def test_turns_go_round() -> None:
@@ -76,29 +81,29 @@ def test_who_has_no_window_steps_out_and_comes_back() -> None:
 
 
 def test_nobody_loses_a_place_while_the_connection_has_no_window() -> None:
-    turns, codec, streams, told = made(a=40, b=40, c=40)
+    turns, window, streams, told = made(a=40, b=40, c=40)
     for _ in range(6):
-        codec.room_in_all = 10
+        window.room = 10
         turns.go_on(streams.values())
         turns.give(10_000)
     assert "".join(told) == "abcabc"
 
 
 def test_a_new_one_comes_behind_those_that_wait() -> None:
-    turns, codec, streams, told = made(a=20, b=20)
-    codec.room_in_all = 0
+    turns, window, streams, told = made(a=20, b=20)
+    window.room = 0
     turns.give(10_000)
-    late = Stream("z", 10, codec, told)
+    late = Stream("z", 10, window, told)
     turns.stand(late)
-    codec.room_in_all = 1000
+    window.room = 1000
     turns.go_on([*streams.values(), late])
     turns.give(10_000)
     assert "".join(told) == "abzab"
 
 
 def test_nothing_is_left_after_the_end() -> None:
-    turns, codec, _, told = made(a=20, b=20)
-    codec.room_in_all = 0
+    turns, window, _, told = made(a=20, b=20)
+    window.room = 0
     turns.give(10_000)
     turns.clear()
     turns.go_on(())

@@ -386,12 +386,12 @@ class Scarce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
-    def accept(self) -> Any:
+    def _accept(self) -> Any:
         self.asked += 1
         if self.failures:
             code = self.failures.pop(0)
             raise OSError(code, os.strerror(code))
-        return self.sock.accept()
+        return self.sock._accept()
 
 
 class Collecting(Factory):

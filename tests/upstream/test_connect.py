@@ -325,7 +325,7 @@ def test_no_file_descriptor_left_is_a_failed_attempt(ground: Ground, monkeypatch
 
     search = ground.search(ground.listening())
     with monkeypatch.context() as patched:
-        patched.setattr(socket, "socket", full)
+        patched.setattr(socket, "SocketType", full)
         search.start()
     assert isinstance(search.refusal, PeerUnreachable)
     assert (search.refusal.code, search.counts) == (errno.EMFILE, [0])
@@ -338,7 +338,7 @@ def test_a_lack_of_our_own_says_nothing_about_the_peer(ground: Ground, monkeypat
 
     search = ground.search(ground.listening(), ground.listening())
     with monkeypatch.context() as patched:
-        patched.setattr(socket, "socket", full)
+        patched.setattr(socket, "SocketType", full)
         search.start()
     assert type(search.refusal) is PeerUnreachable
     assert [peer.down_until for peer in search.peers] == [NEVER, NEVER]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rproxy.wire.http1_write import CONTINUE, chunk, framing_pairs, last_chunk, request_head, response_head
+from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head, response_head
 from rproxy.wire.message import Framing
 from tests.wire.reading import request_of, responses
 
@@ -19,7 +19,7 @@ def test_a_response_head_is_written_and_read_back() -> None:
     head = response_head(404, b"Not Found", [(b"Content-Length", b"0")])
     assert head == b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     assert response_head(200, b"", []) == b"HTTP/1.1 200 \r\n\r\n"
-    assert responses([CONTINUE + head]).refused is None
+    assert responses([response_head(100, b"Continue", []) + head]).refused is None
 
 
 @pytest.mark.parametrize(

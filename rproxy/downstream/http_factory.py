@@ -1,0 +1,86 @@
+"""HTTP on connections: the factory that `assemble_http` makes, behind `peek` in clear text or in `terminate`.
+
+Inside TLS the ALPN that was agreed on says the version. Where none was, `http_server` looks at the first
+bytes: HTTP/2 by prior knowledge (RFC 9113 §3.3) begins with a preface that is no HTTP/1 request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
+
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from zope.interface import classImplements
+
+from rproxy.deadlines import Deadlines
+from rproxy.downstream.http2_server import Http2Server
+from rproxy.downstream.http_server import HttpServer
+from rproxy.downstream.http_watch import HttpLimits
+from rproxy.errors import Refusal
+from rproxy.exchange import Exchange
+from rproxy.interfaces import Arrival, arrival_of
+from rproxy.policy.forwarding import ClientFacts
+from rproxy.sites import Site, Sites
+from rproxy.splice import Pipes
+from rproxy.wire.message import Request
+
+HTTP2: Final = b"h2"
+
+
+class Answers(Protocol):
+    """Error pages and the access log, see `services.answers`; `server` is a connection or a stream."""
+
+    def next_id(self) -> str:
+        """A number for a request."""
+
+    def page(
+        self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
+    ) -> tuple[bytes, bytes]:
+        """Content type and body of the answer to a refusal."""
+
+    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
+        """Write a finished exchange down."""
+
+
+class HttpFactory:
+    """Serves HTTP/1 or HTTP/2 on each connection: in clear text, or inside TLS with `secure`.
+
+    `sites` and `limits` are asked once per connection; `random` gives as many bytes of chance as it is asked.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        sites: Callable[[], Sites],
+        answers: Answers,
+        deadlines: Deadlines,
+        pipes: Pipes,
+        limits: Callable[[], HttpLimits],
+        facts: Callable[[Arrival, bool, Any], ClientFacts],
+        *,
+        secure: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.reactor, self.sites, self.answers = reactor, sites, answers
+        self.deadlines, self.pipes, self.limits, self.facts = deadlines, pipes, limits, facts
+        self.secure, self.random = secure, random
+
+    def doStart(self) -> None:
+        """Nothing to prepare; Twisted's ports call it."""
+
+    def doStop(self) -> None:
+        """Nothing to tear down; Twisted's ports call it."""
+
+    def buildProtocol(self, addr: Any) -> IProtocol:
+        """A server for this arrival."""
+        arrival = arrival_of(addr)
+        server: Any = self.http2(arrival) if arrival.alpn == HTTP2 else HttpServer(self, arrival)
+        return cast(IProtocol, server)
+
+    def http2(self, arrival: Arrival) -> Http2Server:
+        """A server for a client that has agreed on HTTP/2, or simply speaks it."""
+        return Http2Server(self, arrival)
+
+
+classImplements(HttpFactory, IProtocolFactory)
