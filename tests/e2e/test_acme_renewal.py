@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.e2e.conftest import Peer
-from tests.e2e.pebble import Pebble, app, await_served, get
+from tests.e2e.pebble import Pebble, app, await_served, get, is_served
 from tests.e2e.programs import PATIENCE, Programs, free_port, until
 
 LIFE = 40
@@ -108,3 +108,46 @@ def test_three_renewals_under_load_disturb_nobody(programs: Programs, peer: Peer
     )
     assert visitors.failures == []
     assert len(visitors.serials) >= 4
+
+
+NAMES = 20
+SHORT_LIFE = 20
+PACE = 0.004
+"""Seconds between two requests that feel how long the proxy attends to nothing else."""
+STALL = 0.1
+"""Seconds that 99 of 100 of them may take where an authority, other tests and the proxy share two cores."""
+SOON = 1.0
+"""Seconds from the authority's signature to the first handshake that shows it."""
+
+
+def test_twenty_renewals_at_a_time_stall_nobody(programs: Programs, peer: Peer) -> None:
+    port, clear = free_port(), free_port()
+    authority = Pebble(programs, peer("pebble"), port, certificateValidityPeriod=SHORT_LIFE).start()
+    apps = "".join(app(f"n{number}") for number in range(NAMES))
+    programs.rproxy(f"listen_port = {clear}\n{apps}{authority.table()}", port=port)
+    took: list[float] = []
+    with taking(60), socket.create_connection(("127.0.0.1", clear), PATIENCE) as stream:
+        end = time.monotonic() + SHORT_LIFE
+        while time.monotonic() < end:
+            asked = time.monotonic()
+            stream.sendall(b"GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
+            assert stream.recv(65536).startswith(b"HTTP/1.1 404 ")
+            took.append(time.monotonic() - asked)
+            time.sleep(PACE)
+    took.sort()
+    usual, slow, most = (1e3 * took[int(len(took) * part)] for part in (0.5, 0.99, 0.99999))
+    print(f"{len(took)} requests: p50 {usual:.2f} ms, p99 {slow:.2f} ms, at most {most:.2f} ms")
+    assert authority.log.count("Issued certificate") >= 2 * NAMES
+    assert slow < 1e3 * STALL
+
+
+def test_a_certificate_is_served_as_soon_as_it_is_signed(programs: Programs, peer: Peer) -> None:
+    port = free_port()
+    authority = Pebble(programs, peer("pebble"), port).start()
+    programs.rproxy(app("one") + authority.table(), port=port)
+    trusting = authority.root()
+    until(lambda: "Issued certificate" in authority.log, "a signature")
+    signed = time.monotonic()
+    until(lambda: is_served(port, "one.example", trusting), "a handshake")
+    print(f"{1e3 * (time.monotonic() - signed):.0f} ms")
+    assert time.monotonic() - signed < SOON
