@@ -330,6 +330,8 @@ class Stream(Client):
             return
         answer = fields if self._key is None else self._key.taken_from(fields)
         self._codec.send_head(self.number, 200, answer, False)
+        if self.exchange is not None:
+            self.exchange.status = 200
         transport = self._transport = StreamTransport(self)
         self.tunnel = open_tunnel(transport, upstream, self._server.pipes)
         self.awaits_tunnel = False

@@ -76,7 +76,7 @@ class Http2Codec(Connection):
 
     def _check_again(self, stream: int) -> None:
         """It is over, or was left out, which RFC 9113 §5.1.1 calls by another name."""
-        if self._skips and stream not in self._reset:
+        if self._skips and stream < self._highest and stream not in self._reset:
             raise Breach(ErrorCode.PROTOCOL_ERROR, "streams in no order")
         self.check_late(stream)
         self._gate.stray()

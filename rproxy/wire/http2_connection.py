@@ -241,6 +241,8 @@ class Connection(Speaker):
                 return
             room = state.room = state.room + increment
         if room > LAST_STREAM:
+            if number:  # RFC 9113 §6.9.1 wants this one said, too
+                self.reset(number, ErrorCode.FLOW_CONTROL_ERROR)
             raise Breach(ErrorCode.FLOW_CONTROL_ERROR, "window above the largest there is")
         self._events.append(WindowOpened(number))
 

@@ -172,7 +172,7 @@ def test_who_ends_one_direction_still_hears_the_other(worlds: Making) -> None:
     peer.finish()
     assert client.take()[number].ended
     assert (client.answers[number].reset, world.server.streams) == (None, {})
-    assert [line[:2] for line in world.answers.lines] == [(101, "ok")]
+    assert [line[:2] for line in world.answers.lines] == [(200, "ok")]
 
 
 def test_a_peer_that_ends_its_direction_still_hears_the_client(worlds: Making) -> None:
