@@ -63,8 +63,10 @@ class Deadlines:
         self._keep_ticking()
 
     def _expire(self, bucket: dict[int, Expire]) -> None:
-        while bucket:  # an expiry may drop others of its bucket
-            expire = bucket.pop(next(iter(bucket)))
+        for number in list(bucket):
+            expire = bucket.pop(number, None)
+            if expire is None:  # one before it has dropped it
+                continue
             try:
                 expire()
             except Exception:  # a mistake in one connection must not keep the others for ever

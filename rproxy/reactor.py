@@ -51,8 +51,17 @@ class ProxyReactor(EPollReactor):
         due = [(selectables.get(descriptor), descriptor, event) for descriptor, event in events]
         for selectable, descriptor, event in due:
             # What an event before this one closed is gone, and its number may be a new connection's by now.
-            if selectable is not None and selectables.get(descriptor) is selectable:
+            if selectable is None:
+                self._disown(descriptor)
+            elif selectables.get(descriptor) is selectable:
                 self._deliver(selectable, descriptor, event)
+
+    def _disown(self, descriptor: int) -> None:
+        """An event of nobody's: a copy of what was closed is open somewhere, and would tell for ever."""
+        try:
+            self._poller.unregister(descriptor)
+        except OSError:
+            log.warn("epoll tells of descriptor {number}, which is closed", number=descriptor)
 
     def _deliver(self, selectable: Any, descriptor: int, event: int) -> None:
         try:

@@ -60,7 +60,7 @@ class Http2Server:
         self.streams: dict[int, Stream] = {}
         self._turns = Turns()
         self.closing = self.full = False
-        self._paused = self._in_turn = self._input_ended = self._put_off = False
+        self._paused = self._in_turn = self.input_ended = self._put_off = False
         self._draining = self._last_called = self._leaving = False
         self._answered = self._discarded = 0
         self.written = 0
@@ -181,7 +181,7 @@ class Http2Server:
             self._take_turns()
         finally:
             self._in_turn = False
-        if not self.streams and (self._last_called or self._leaving or self._input_ended):
+        if not self.streams and (self._last_called or self._leaving or self.input_ended):
             self.close()
 
     def _take_turns(self) -> None:
@@ -201,6 +201,7 @@ class Http2Server:
 
     def discard(self, stream: Stream) -> None:
         """A stream is over."""
+        self._turns.discard(stream)
         if self.streams.pop(stream.number, None) is not None and not self.streams:
             self._watch.idle()
 
@@ -244,7 +245,7 @@ class Http2Server:
         self._write_out()
         self.transport.unregisterProducer()
         half_close = getattr(self.transport, "loseWriteConnection", None)
-        if self._input_ended or half_close is None:
+        if self.input_ended or half_close is None:
             self.transport.loseConnection()
             return
         half_close()
@@ -259,7 +260,7 @@ class Http2Server:
 
     def readConnectionLost(self) -> None:
         """Twisted's call: the client sends no more; what it has asked for completely is still answered."""
-        self._input_ended = True
+        self.input_ended = True
         if self.closing:
             self.transport.loseConnection()
             return

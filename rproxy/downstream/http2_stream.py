@@ -20,6 +20,7 @@ from rproxy.exchange import Client, Exchange
 from rproxy.relay import End
 from rproxy.sites import Site
 from rproxy.upstream.http_client import HttpClient
+from rproxy.wire.http2_connection import JOIN_BELOW
 from rproxy.wire.http2_events import ErrorCode
 from rproxy.wire.http2_frames import MAX_FRAME
 from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request
@@ -54,7 +55,7 @@ class Stream(Client):
         self.in_line = False
         """Whether it waits for its turn, see `http2_turns`."""
         self._queue: deque[Piece] = deque()
-        self._waiting: list[tuple[Piece, int]] = []
+        self._waiting: deque[tuple[Piece, int]] = deque()
         self._trailers: Headers | None = None
         self._client_trailers: Headers | None = None
         self.input_ended = ended
@@ -115,9 +116,17 @@ class Stream(Client):
     def body(self, piece: Piece, credit: int) -> None:
         """A piece of the request's body came; `credit` bytes of window are given back for it."""
         if self.held or self.awaits_tunnel:
-            self._waiting.append((piece, credit))
+            self._keep_waiting(piece, credit)
         else:
             self._pass_on(piece, credit)
+
+    def _keep_waiting(self, piece: Piece, credit: int) -> None:
+        """Small pieces become one: a client may send a byte at a time, of two streams in turns."""
+        waiting = self._waiting
+        if waiting and len(piece) < JOIN_BELOW and len(waiting[-1][0]) < JOIN_BELOW:
+            last, owed = waiting.pop()
+            piece, credit = b"".join((last, piece)), owed + credit
+        waiting.append((piece, credit))
 
     def _pass_on(self, piece: Piece, credit: int) -> None:
         self.received += len(piece)
@@ -154,7 +163,7 @@ class Stream(Client):
         if held or not self._waiting or self.awaits_tunnel:
             return
         while self._waiting and not self.held:
-            self._pass_on(*self._waiting.pop(0))
+            self._pass_on(*self._waiting.popleft())
         if self.input_ended and not self._waiting:
             self._end_body()
         self._server.go_on()
@@ -258,7 +267,7 @@ class Stream(Client):
     def finished(self, exchange: Exchange) -> None:
         """See `exchange.Client`."""
         self.over, self.held, self.awaits_tunnel = True, False, False
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, deque()
         for _, credit in waiting:  # the peer has no use for them any more
             self._codec.credit(self.number, credit)
         self._settle()
@@ -348,5 +357,5 @@ class Stream(Client):
         exchange = self.exchange
         if tunnel is not None and exchange is not None and self._transport is not None:
             self._drop_output()
-            self._transport.lost(tunnel)
+            self._transport.lost(tunnel, code is ErrorCode.NO_ERROR)
             exchange.cancel()

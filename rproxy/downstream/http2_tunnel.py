@@ -10,7 +10,7 @@ from base64 import b64encode
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from rproxy.relay import End
@@ -111,7 +111,7 @@ class StreamTransport:
         """As `ITCPTransport.abortConnection`; RFC 8441 §5: a reset is a CANCEL."""
         self._stream.end_tunnel(ErrorCode.CANCEL)
 
-    def lost(self, end: End) -> None:
-        """The stream's call: it is over."""
+    def lost(self, end: End, clean: bool) -> None:
+        """The stream's call: it is over; the peer is reset unless that is `clean` (RFC 9113 §8.5)."""
         self._producer = None
-        end.connectionLost(Failure(ConnectionDone()))
+        end.connectionLost(Failure(ConnectionDone() if clean else ConnectionLost()))

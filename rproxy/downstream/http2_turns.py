@@ -25,7 +25,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._line: deque[Stream] = deque()
-        self._blocked: deque[Stream] = deque()
+        self._blocked: dict[Stream, None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._line)
@@ -38,7 +38,7 @@ class Turns:
 
     def go_on(self, streams: Iterable[Stream]) -> None:
         """The connection's window is open again, or that of all `streams`."""
-        self._line.extendleft(reversed(self._blocked))  # in their order, before those who came later
+        self._line.extendleft(reversed(list(self._blocked)))  # in their order, before those who came later
         self._blocked.clear()
         for stream in streams:
             if stream.wants_turn:
@@ -52,13 +52,17 @@ class Turns:
 
     def _give_one(self, stream: Stream) -> int:
         if stream.is_blocked:
-            self._blocked.append(stream)
+            self._blocked[stream] = None
             return 0
         stream.in_line = False
         sent = stream.send()
         if sent and stream.wants_turn:
             self.stand(stream)
         return sent
+
+    def discard(self, stream: Stream) -> None:
+        """A stream is over: it does not wait any more, for that may be long."""
+        self._blocked.pop(stream, None)
 
     def clear(self) -> None:
         """Nobody sends any more."""

@@ -94,6 +94,8 @@ class Watch:
         server.go_on()
         if not server.closing:
             self._look_at_connection(now)
+        elif self._is_stuck(now):
+            server.abort()
         if self._timer is None and server.connected:
             self.begin()
 
@@ -144,7 +146,8 @@ class Watch:
         elif self._is_in_head(now):
             server.leave(ErrorCode.ENHANCE_YOUR_CALM)
         elif server.streams:
-            self._ask_whether_alive(now)
+            if not server.input_ended:  # else it cannot answer
+                self._ask_whether_alive(now)
         elif now - self._idle_since >= self._limits.keep_alive:
             server.leave(ErrorCode.NO_ERROR)
 

@@ -22,7 +22,7 @@ from rproxy.exchange import Exchange
 from rproxy.interfaces import Arrival
 from rproxy.relay import End
 from rproxy.sites import Site
-from rproxy.transports import close
+from rproxy.transports import close, unacknowledged
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_write import response_head
@@ -287,10 +287,15 @@ class HttpServer(ResponseWriter):
         self.closing = True
         self._write_out()
         self.transport.unregisterProducer()
-        if not self._input_ended and (self.reader.unread or not self.reader.complete):
+        if not self._input_ended and (self.reader.unread or not self.reader.complete or self._is_early()):
             self._linger()
         else:
             close(self.transport)
+
+    def _is_early(self) -> bool:
+        """Whether the client wants to go on, and may have asked again before it has our answer."""
+        request = self.request
+        return request is not None and request.keep_alive and unacknowledged(self.transport) > 0
 
     def _linger(self) -> None:
         """Half-close: closing on unread bytes is a reset, which would overtake the answer (RFC 9112 §9.6)."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from . import http2_settings as names
 from .http2_connection import Connection
-from .http2_events import ErrorCode, Leaving, RefusedHead, RequestHead
+from .http2_events import Body, ErrorCode, Leaving, RefusedHead, RequestHead
 from .http2_frames import LAST_STREAM, MAX_FRAME, PREFACE, Breach, FrameReader
 from .http2_gate import BEFORE_SETTINGS, MAX_HEAD, Gate
 from .http2_head import Malformed, RequestFields
@@ -107,10 +107,19 @@ class Http2Codec(Connection):
     def tell_reset(self, stream: int, refusal: Malformed | None, code: int) -> None:
         """Whoever asks and takes it back in one go has not asked."""
         if stream in self._begun:
-            self._events = [event for event in self._events if getattr(event, "stream", 0) != stream]
+            self._take_back(stream)
             if refusal is None:
                 return
         super().tell_reset(stream, refusal, code)
+
+    def _take_back(self, stream: int) -> None:
+        """Forget what was told of a stream; nobody will give back the window of its bytes."""
+        events, self._events = self._events, []
+        for event in events:
+            if getattr(event, "stream", 0) != stream:
+                self._events.append(event)
+            elif isinstance(event, Body):
+                self._give_back(event.credit)
 
     def send_head(self, stream: int, status: int, fields: Fields, end: bool) -> None:
         """A response's head, interim or final; with `end` that is all of it."""

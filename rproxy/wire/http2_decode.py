@@ -22,6 +22,8 @@ OVERHEAD: Final = 32
 """Bytes that a field counts on top of its own, RFC 7541 §4.1."""
 MOST_KEPT: Final = MAX_FIELDS + 6
 """Fields given of a section: one more than a request may have, with its five pseudo-header fields."""
+MOST_CRUMBS: Final = 256
+"""Pieces of a cookie that count as one field: browsers keep up to 180 cookies for a name, each one a piece."""
 MAX_INTEGER: Final = 1 << 24
 """Above any length or number that can be meant."""
 
@@ -47,7 +49,8 @@ class Decoder:
 
     def _decode(self, block: bytes) -> list[Pair]:
         fields: list[Pair] = []
-        at, end, size, updates = 0, len(block), 0, 0
+        crumbs: list[bytes] = []
+        at, end, size, updates, cookie = 0, len(block), 0, 0, 0
         while at < end:
             first = block[at]
             if first >= 0x80:
@@ -67,8 +70,15 @@ class Decoder:
             size += len(pair[0]) + len(pair[1]) + OVERHEAD
             if size > MAX_HEAD:
                 raise Breach(ErrorCode.ENHANCE_YOUR_CALM, "header section too large")
+            if pair[0] == b"cookie" and len(crumbs) < MOST_CRUMBS:
+                crumbs.append(pair[1])
+                if len(crumbs) > 1:
+                    continue
+                cookie = len(fields)
             if len(fields) < MOST_KEPT:
                 fields.append(pair)
+        if len(crumbs) > 1 and cookie < MOST_KEPT:  # RFC 9113 §8.2.3: they are one field, however many
+            fields[cookie] = (b"cookie", b"; ".join(crumbs))
         return fields
 
     def _entry(self, number: int) -> Pair:

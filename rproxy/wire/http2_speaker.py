@@ -118,20 +118,24 @@ class Speaker:
         return self._room
 
     def credit(self, stream: int, count: int) -> None:
-        """Give back window: these bytes of a body are no longer ours."""
+        """Give back window: these bytes of a body are no longer ours.
+
+        That is said when it is half of the window, or as much as there is left: the rest may be of bytes that
+        somebody stalls on.
+        """
         if not count or self._broken:
             return
         self._give_back(count)
         state = self._streams.get(stream)
         if state is not None and not state.input_ended:
             state.owed += count
-            if state.owed >= STREAM_WINDOW // 2:
+            if state.owed >= STREAM_WINDOW // 2 or state.owed >= state.window:
                 self._out.append(frames.window_update(stream, state.owed))
                 state.window, state.owed = state.window + state.owed, 0
 
     def _give_back(self, count: int) -> None:
         self._owed += count
-        if self._owed >= CONNECTION_WINDOW // 2:
+        if self._owed >= CONNECTION_WINDOW // 2 or self._owed >= self._window:
             self._out.append(frames.window_update(0, self._owed))
             self._window, self._owed = self._window + self._owed, 0
 

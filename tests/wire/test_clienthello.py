@@ -319,12 +319,12 @@ def test_cost_is_linear_in_the_bytes(whole: bool) -> None:
     def seconds(total: int) -> float:
         raw = padded(total // 6 * 6, 1)
         pieces = [raw] if whole else list(bytewise(raw))
-        begin = time.perf_counter()
+        begin = time.thread_time()
         assert isinstance(read(pieces, limit=1 << 20), ClientHello)
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     small = min(seconds(32768) for _ in range(5))
-    large = min(seconds(262144) for _ in range(3))
+    large = min(seconds(262144) for _ in range(5))
     assert large < 16 * small
 
 

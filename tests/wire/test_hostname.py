@@ -64,11 +64,11 @@ def test_wire_names_follow_the_rules_one_by_one(raw: bytes) -> None:
 
 
 def test_a_hostile_name_costs_one_pass() -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(100):
         assert from_wire(b"a-" * 126 + b"_") is None
         assert from_wire(b"a." * 126 + b".") is None
-    assert time.perf_counter() - begin < 1
+    assert time.thread_time() - begin < 1
 
 
 CANONICAL = {

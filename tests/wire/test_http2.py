@@ -564,3 +564,51 @@ def test_any_frames_give_events_or_a_breach(frames: list[bytes]) -> None:
             codec.send_head(event.stream, 200, OK, False)
             codec.send_body(event.stream, b"x" * min(3, max(0, codec.room(event.stream))), True)
     codec.output()
+
+
+# -- window that is given back
+
+
+def given_back(talk: Talk) -> int:
+    said = [one for one in talk.say() if (one.kind, one.stream) == (WINDOW, 0)]
+    return sum(int.from_bytes(one.payload, "big") for one in said)
+
+
+def test_who_stalls_does_not_hold_up_the_others() -> None:
+    talk = Talk()
+    stalled = range(1, 11, 2)
+    for number in stalled:
+        talk.hear(head(number, POST, end=False))
+        talk.hear(*[frame(DATA, 0, number, bytes(MAX_FRAME))] * (STREAM_WINDOW // MAX_FRAME))
+    talk.hear(head(11, POST, end=False))
+    room = CONNECTION_WINDOW - len(stalled) * STREAM_WINDOW
+    for _ in range(4 * CONNECTION_WINDOW // MAX_FRAME):
+        assert room >= MAX_FRAME
+        room -= MAX_FRAME
+        for event in talk.hear(frame(DATA, 0, 11, bytes(MAX_FRAME))):
+            talk.codec.credit(11, event.credit)
+        room += sum(
+            int.from_bytes(one.payload, "big") for one in talk.say() if (one.kind, one.stream) == (WINDOW, 0)
+        )
+
+
+@pytest.mark.parametrize("fields", [POST, [*POST, (b"content-length", b"1")]], ids=["reset", "malformed"])
+def test_uploads_that_are_taken_back_cost_no_window(fields: Any) -> None:
+    talk = Talk()
+    for number in range(1, 2 * (3 * CONNECTION_WINDOW // MAX_FRAME), 2):
+        talk.now += 1
+        talk.hear(head(number, fields, end=False), frame(DATA, 0, number, bytes(MAX_FRAME)), rst(number))
+    room = CONNECTION_WINDOW - 3 * CONNECTION_WINDOW // MAX_FRAME * MAX_FRAME
+    room += sum(
+        int.from_bytes(one.payload, "big") for one in talk.say() if (one.kind, one.stream) == (WINDOW, 0)
+    )
+    assert room >= CONNECTION_WINDOW // 2
+
+
+def test_crumbs_of_a_cookie_are_one_field() -> None:
+    talk = Talk()
+    crumbs = [(b"cookie", b"a%d=1" % number) for number in range(200)]
+    (begun,) = talk.hear(head(1, [*GET, (b"x", b"y"), *crumbs, (b"z", b"w")]))
+    assert isinstance(begun, RequestHead)
+    cookie = b"; ".join(value for _, value in crumbs)
+    assert begun.request.headers.pairs == [(b"x", b"y"), (b"cookie", cookie), (b"z", b"w")]

@@ -34,7 +34,15 @@ NAMES = st.sampled_from(
 def test_what_the_library_writes_is_read_again(sections: list[Pairs], huffman: bool) -> None:
     encoder, decoder = Encoder(), Decoder()
     for fields in sections:
-        assert decoder.decode(encoder.encode(fields, huffman=huffman)) == fields
+        assert decoder.decode(encoder.encode(fields, huffman=huffman)) == with_one_cookie(fields)
+
+
+def with_one_cookie(fields: Pairs) -> Pairs:
+    """RFC 9113 §8.2.3: the pieces are joined where the first one was."""
+    crumbs = [value for name, value in fields if name == b"cookie"]
+    joined = iter([(b"cookie", b"; ".join(crumbs))])
+    found = [next(joined, None) if pair[0] == b"cookie" else pair for pair in fields]
+    return [pair for pair in found if pair is not None]
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
