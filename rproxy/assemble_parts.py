@@ -24,6 +24,7 @@ from rproxy.services.access import ConnectionLog
 from rproxy.services.demo import Demo
 from rproxy.splice import Pipes
 from rproxy.upstream.health import Health, Probing
+from rproxy.upstream.http2_pool import Http2Pool
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Peer, Target, target_of
 from rproxy.upstream.resolve import Names
@@ -54,7 +55,8 @@ class Parts:
 
     def http_peer(self, app: str, entry: ReverseProxy, upstream: Upstream, tuned: Tuned) -> HttpPeer:
         """The same for a peer that requests are sent to; a change of its settings makes another peer."""
-        key = app, upstream, tuned, entry.max_fails, entry.fail_timeout, entry.health_check
+        http2 = _is_http2(entry)
+        key = app, upstream, tuned, entry.max_fails, entry.fail_timeout, entry.health_check, http2
         peer = cast(HttpPeer, self._kept(key, lambda: self._make_http_peer(app, entry, upstream, tuned)))
         if entry.health_check is not None:
             self._probed[peer] = probing(entry.health_check)
@@ -81,11 +83,12 @@ class Parts:
         return self._peers[key]
 
     def _make_http_peer(self, app: str, entry: ReverseProxy, upstream: Upstream, tuned: Tuned) -> HttpPeer:
-        where, tls = upstream.location, None
+        where, tls, http2 = upstream.location, None, _is_http2(entry)
         if upstream.tls:
             from rproxy.assemble_tls import client_tls
 
             tls = client_tls(app, upstream, self.deadlines)
+            tls = tls.offering(b"h2") if http2 else tls
         usual = 443 if upstream.tls else 80
         host = f"[{where.host}]" if ":" in where.host else where.host
         authority = (host if where.port in (usual, 0) else f"{host}:{where.port}") or "localhost"
@@ -98,6 +101,7 @@ class Parts:
             max_fails=entry.max_fails,
             fail_timeout=entry.fail_timeout,
             weight=upstream.weight,
+            http2=Http2Pool if http2 else None,
             **self._place(app, where),
         )
 
@@ -179,6 +183,11 @@ def probing(check: HealthCheck) -> Probing:
         check.unhealthy_threshold,
         check.healthy_threshold,
     )
+
+
+def _is_http2(entry: ReverseProxy) -> bool:
+    """Whether the peers of an entry are spoken to in HTTP/2."""
+    return "force_http2_upstream" in entry.upstream_options
 
 
 def _fixed(app: str, where: Location) -> Target:

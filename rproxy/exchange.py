@@ -2,7 +2,7 @@
 
 The straight line: `start` finds the route and a peer, `_ask` sends the rewritten head, and what
 the peer answers goes to the client as it comes. The client's side is behind `Client`, the peer's
-behind `upstream.http_client`; neither knows the other, so that their HTTP versions may differ.
+behind `upstream.asking`; neither knows the other, so that their HTTP versions may differ.
 Here, and in `downstream.peek`, every `Refusal` ends.
 """
 
@@ -15,11 +15,13 @@ from mypy_extensions import mypyc_attr
 from rproxy.errors import BodyTooLarge, NoPeer, PeerTimeout, Redirect, Refusal
 from rproxy.interfaces import Arrival
 from rproxy.policy.forwarding import ClientFacts, agrees, upgrade_of
+from rproxy.policy.grpc import is_grpc, status_of
 from rproxy.sites import Route, Site, Sites
+from rproxy.upstream.asking import Asking, HttpClient, Pool, Waiting
 from rproxy.upstream.connect import Dial
-from rproxy.upstream.http_client import Asking, HttpClient, HttpPeer
+from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Peer
-from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request, Response
+from rproxy.wire.message import BadRequest, BadResponse, Fields, Framing, Headers, Piece, Request, Response
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """Methods that may be asked twice when the first time nothing came back (RFC 9110 §9.2.2)."""
@@ -27,8 +29,18 @@ CLIENT_LEFT = 499
 """nginx's status for a client that left before it was answered; only in the log."""
 MOST_HELD = 65536
 """Bytes of a request's body that wait for a peer; then the client is not read."""
+MOST_REPEATS = 3
+"""Times that a request is asked again at a peer that is not to blame. A connection that was idle breaks once;
+a shared one may be renewed by others in between, and the request itself may be what breaks it."""
 
 _CHUNKED: Final = Framing.CHUNKED
+
+
+class NoTunnel(Refusal):
+    """An upgrade, or a CONNECT, for a peer that cannot be asked for one (RFC 9110 §15.6.2)."""
+
+    reason = "no_tunnel"
+    status = 501
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -87,11 +99,13 @@ class Exchange(Asking):
         "_held_size",
         "_over",
         "_peer",
+        "_repeats",
         "_route",
         "_sent_body",
         "_trailers",
         "_tried",
         "_upstream",
+        "_waiting",
         "_waits_since",
         "answered_at",
         "asked_at",
@@ -112,12 +126,13 @@ class Exchange(Asking):
         self._peer: HttpPeer | None = None
         self._upstream: HttpClient | None = None
         self._dial: Dial | None = None
+        self._waiting: Waiting | None = None
         self._tried: list[Peer] = []
         self._held: list[Piece] = []
         self._held_size = 0
         self._trailers: Headers | None = None
         self._body_done = request.framing is not _CHUNKED and not request.length
-        self._sent_body = 0
+        self._sent_body = self._repeats = 0
         self.asked_at = 0.0
         self.answered_at = 0.0
         self._waits_since = 0.0
@@ -161,7 +176,7 @@ class Exchange(Asking):
         self._find_peer(None, now)
 
     def _find_peer(self, last: Refusal | None, now: float) -> None:
-        """A peer's idle connection, or a new one; `last` is what the client is told when no peer is left."""
+        """A connection to a peer, kept or new; `last` is what the client is told when no peer is left."""
         route, client = self._route, self._client
         assert route is not None
         peer = route.sticky.peer(self.request, now) if route.sticky is not None and not self._tried else None
@@ -170,13 +185,39 @@ class Exchange(Asking):
         if peer is None or len(self._tried) > route.retries:
             self._refuse(NoPeer("all peers are down") if last is None else self._verdict(last, now))
             return
-        upstream = cast(HttpPeer, peer).take_idle()
+        http_peer = cast(HttpPeer, peer)
+        upstream = http_peer.take_idle()
         if upstream is not None:
-            self._tried.append(peer)
-            self._peer = upstream.peer
-            peer.open += 1
+            self._enter(http_peer)
             self._ask(upstream, now)
-            return
+        elif http_peer.pool is not None:
+            self._enter(http_peer)
+            self._wait_for(http_peer.pool, route)
+        else:
+            self._dial_from(peer, route)
+
+    def _enter(self, peer: HttpPeer) -> None:
+        self._tried.append(peer)
+        self._peer = peer
+        peer.open += 1
+
+    def _wait_for(self, pool: Pool, route: Route) -> None:
+        """Its connections are all in use, or are still to be made."""
+        self._waiting = pool.wait(
+            self._client.reactor, route.connect_timeout, self._has_room, self._has_no_room
+        )
+
+    def _has_room(self, upstream: HttpClient) -> None:
+        self._waiting = None
+        self._ask(upstream, self._client.reactor.seconds())
+
+    def _has_no_room(self, refusal: Refusal) -> None:
+        self._waiting = None
+        self._leave_peer()
+        self._find_peer(refusal, self._client.reactor.seconds())
+
+    def _dial_from(self, peer: Peer, route: Route) -> None:
+        client = self._client
         self._dial = Dial(
             client.reactor,
             route.group,
@@ -215,10 +256,13 @@ class Exchange(Asking):
         assert route is not None
         self._upstream = upstream
         upgrade = bool(request.upgrade) and bool(upgrade_of(request))
+        if (upgrade or not request.path) and not upstream.can_tunnel(request):
+            self._refuse(NoTunnel("the peer is spoken to in HTTP/2, and does not take that there"))
+            return
         fields = route.requests.fields(request, client.facts, upstream.peer.authority, self._forced, upgrade)
         self.target = route.target(request.path) if request.path else request.target
         self.asked_at = self._waits_since = now
-        if self._body_done and not self._held:
+        if self._body_done and not self._held and request.framing is not _CHUNKED and self._trailers is None:
             upstream.ask(self, request, self.target, fields, upgrade, False)
             return
         upstream.ask(self, request, self.target, fields, upgrade, True)
@@ -323,7 +367,10 @@ class Exchange(Asking):
         upstream, self._upstream = self._upstream, None
         assert upstream is not None
         if self.responded:
-            self._cut(refusal.reason)
+            self._break_off(refusal)
+            return
+        if isinstance(refusal, BadRequest):  # what is asked is no good, and nobody else is asked for it
+            self._refuse(refusal)
             return
         unsent = refusal.other_peer  # TLS did not come about
         now = self._client.reactor.seconds()
@@ -332,7 +379,9 @@ class Exchange(Asking):
         again = unsent or (silent and self.request.method in IDEMPOTENT)
         if again and not self._sent_body and self._body_done:
             self._leave_peer()
-            if upstream.used:  # it was closed for having been idle: that says nothing about the peer
+            if upstream.used and self._repeats < MOST_REPEATS:
+                # It was closed for having been idle: that says nothing about the peer.
+                self._repeats += 1
                 self._tried.remove(upstream.peer)
                 upstream.peer.close_idle(upstream.since)
             self._find_peer(refusal, now)
@@ -389,6 +438,17 @@ class Exchange(Asking):
         self._client.cut()
         self._finish()
 
+    def _break_off(self, refusal: Refusal) -> None:
+        """The response cannot be completed. In gRPC its end can say so, and why."""
+        client = self._client
+        if self.request.version < 20 or not is_grpc(self.request):
+            self._cut(refusal.reason)
+            return
+        self.reason = refusal.reason
+        client.end(status_of(refusal))
+        client.flush()
+        self._finish()
+
     def _leave_peer(self) -> None:
         peer, self._peer = self._peer, None
         if peer is not None:
@@ -402,6 +462,9 @@ class Exchange(Asking):
         dial, self._dial = self._dial, None
         if dial is not None:
             dial.cancel()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.cancel()
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.close()

@@ -168,7 +168,7 @@ def test_a_peer_that_no_route_has_any_more_keeps_nothing(house: House) -> None:
     gone = house.requests("10.0.0.1:80")
     idle = Idle(gone)
     stays = house.requests("10.0.0.2:80")
-    assert (idle.closed, gone.keep, stays.keep) == (True, 0, 64)
+    assert (idle.closed, gone.keep, stays.keep) == (True, 0, 256)
     assert not Idle(gone).kept
     assert house.requests("10.0.0.1:80") is not gone, "what comes back later is another"
 

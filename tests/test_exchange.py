@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from rproxy.exchange import MOST_HELD
@@ -52,6 +53,32 @@ def answer(body: bytes = b"ok", *fields: bytes, length: int | None = None) -> by
 
 
 # -- what the peer is told, and the client
+
+
+class Later:
+    """A peer that accepts when it is told to."""
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self._factory = factory
+        return Deferred()
+
+    def accept(self) -> StringTransport:
+        transport = StringTransport()
+        self._factory.buildProtocol(None).makeConnection(transport)
+        return transport
+
+
+@pytest.mark.parametrize("trailers", [b"", b"X-Sum: 7\r\n"])
+def test_an_empty_body_in_chunks_is_ended_at_a_peer_that_was_slow_to_accept(
+    worlds: Making, trailers: bytes
+) -> None:
+    world, later = worlds(), Later()
+    peer: Any = world.peers[0]
+    peer.endpoint = later
+    client = world.connect()
+    chunks = b"0\r\n" + trailers + b"\r\n"
+    client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert later.accept().value().endswith(b"\r\n\r\n" + chunks)
 
 
 def test_the_peer_gets_what_the_client_asked_and_who_it_is(worlds: Making) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -9,6 +10,10 @@ from twisted.internet.defer import Deferred
 
 class Alive(Protocol):
     """An accepted connection."""
+
+    @property
+    def client_host(self) -> str:
+        """The client's address as text, once it is known; empty where there is none."""
 
     def drain(self) -> None:
         """Begin nothing new; end as soon as what is under way is over."""
@@ -27,6 +32,10 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._alive)
+
+    def __iter__(self) -> Iterator[Alive]:
+        """Those of this moment."""
+        return iter(list(self._alive))
 
     def add(self, connection: Alive) -> None:
         """A connection begins."""

@@ -250,6 +250,7 @@ class _Twin(HttpPeer):
             port=peer._port,
             names=peer._names,
             endpoint=peer.endpoint,
+            http2=peer.http2,
         )
 
     def failed(self, now: float, why: str) -> None:

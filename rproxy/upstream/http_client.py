@@ -1,9 +1,9 @@
-"""HTTP/1.1 to a peer: one connection, its requests one after another, and the idle ones that wait.
+"""A peer that speaks HTTP; and HTTP/1.1 to it: connections, their requests one after another, the idle ones.
 
 `exchange` takes a connection from `HttpPeer.idle` or has one made by `connect.Dial`, asks, and is
 told what comes back. Nothing is created per request here. A connection is kept only when its
 last response was read to the end and nothing else came; whatever arrives while nobody asked
-closes it.
+closes it. Where HTTP/2 is spoken the peer has a `Pool` (see `http2_pool`), and nothing is idle here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from zope.interface import classImplements
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
 from rproxy.transports import unsent_of
+from rproxy.upstream.asking import Asking as Asking
+from rproxy.upstream.asking import HttpClient as HttpClient
+from rproxy.upstream.asking import Pool
 from rproxy.upstream.peer import DOWN_FOR, NEVER, Peer, Target
 from rproxy.upstream.resolve import Names
 from rproxy.wire.http1 import ResponseReader
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
-from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request, Response
+from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request
 
 KEEP_IDLE = 20.0
 """Seconds an idle connection is kept: less than by most servers, 60 to 75, so that we close first."""
@@ -38,46 +41,18 @@ _CHUNKED: Final = Framing.CHUNKED
 
 BODILESS: Final = frozenset((b"GET", b"HEAD"))
 """Methods whose content means nothing (RFC 9110 §9.3.1, §9.3.2), so that servers may leave it unread."""
+NO_HTTP1: Final = 'the peer speaks HTTP/2; upstream_options = ["force_http2_upstream"] lets us do so, too'
+# The type, flags and stream of the frame that every HTTP/2 server begins with (RFC 9113 §3.4).
+_SETTINGS: Final = b"\4\0\0\0\0\0"
 SWEEPS = 4
 """Looks at the idle connections per that time: they are kept for up to a quarter longer."""
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class Asking:
-    """What a connection tells while it is asked; to inherit from, as `exchange.Exchange` does."""
-
-    __slots__ = ()
-
-    def interim(self, response: Response) -> None:
-        """A 1xx response other than 101."""
-
-    def response(self, response: Response) -> None:
-        """The final response's head; a 101 makes a tunnel, and `tunnel` follows."""
-
-    def piece(self, piece: Piece) -> None:
-        """A piece of the response's body."""
-
-    def response_end(self, trailers: Headers | None) -> None:
-        """The response is complete; the connection is back in the pool or closed."""
-
-    def flush(self) -> None:
-        """All that one read brought has been told."""
-
-    def broken(self, refusal: Refusal, silent: bool) -> None:
-        """The connection ended before the response did; `silent` if not a byte of it had come."""
-
-    def upstream_full(self) -> None:
-        """The peer does not take more of the request's body for now."""
-
-    def upstream_ready(self) -> None:
-        """The peer takes more again."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class HttpPeer(Peer):
     """A peer that speaks HTTP, with its idle connections; `authority` is the Host it may be called by."""
 
-    __slots__ = ("_sweeping", "authority", "idle", "keep", "keep_idle", "origin", "tls")
+    __slots__ = ("_sweeping", "authority", "http2", "idle", "keep", "keep_idle", "origin", "pool", "tls")
 
     def __init__(
         self,
@@ -85,7 +60,7 @@ class HttpPeer(Peer):
         *,
         authority: bytes,
         tls: Any = None,
-        keep: int = 64,
+        keep: int = 256,
         keep_idle: float = KEEP_IDLE,
         fixed: Sequence[Target] = (),
         host: str = "",
@@ -95,7 +70,9 @@ class HttpPeer(Peer):
         endpoint: IStreamClientEndpoint | None = None,
         max_fails: int = 1,
         fail_timeout: float = DOWN_FOR,
+        http2: Callable[[HttpPeer], Pool] | None = None,
     ) -> None:
+        """`http2` makes the pool of a peer that is spoken to in HTTP/2."""
         super().__init__(
             name,
             fixed=fixed,
@@ -110,17 +87,23 @@ class HttpPeer(Peer):
         self.origin = f"{'http' if tls is None else 'https'}://{name}"
         self.authority, self.tls = authority, tls
         self.keep, self.keep_idle = keep, keep_idle
-        self.idle: list[HttpClient] = []
+        self.idle: list[Http1Client] = []
         self._sweeping = False
+        self.http2 = http2
+        self.pool: Pool | None = http2(self) if http2 is not None else None
 
     def protocol(self, clock: Any, ready: Callable[[HttpClient], object]) -> IProtocol:
-        """What a new transport to this peer is given to; `ready` is called with it once it may be asked."""
-        client: Any = HttpClient(self, clock, ready)
+        """What a new transport to this peer is given to; `ready` is called with what may be asked then."""
+        if self.pool is not None:
+            return self.pool.protocol(clock, ready)
+        client: Any = Http1Client(self, clock, ready)
         return cast(IProtocol, client if self.tls is None else self.tls.wrap(client))
 
     def take_idle(self) -> HttpClient | None:
-        """A kept connection, the one used last: the others get a chance to grow old."""
-        return self.idle.pop() if self.idle else None
+        """A kept connection, the one used last, that the others grow old; or a place on a shared one."""
+        if self.idle:
+            return self.idle.pop()
+        return self.pool.take() if self.pool is not None else None
 
     def succeeded(self) -> None:
         """That it accepts connections says little of a server that fails to answer; see `answered`."""
@@ -130,7 +113,7 @@ class HttpPeer(Peer):
         if NEVER < self.down_until <= now:
             super().succeeded()
 
-    def put_idle(self, connection: HttpClient, clock: Any) -> bool:
+    def put_idle(self, connection: Http1Client, clock: Any) -> bool:
         """Keep a connection for the next request; False when there are enough of them."""
         if len(self.idle) >= self.keep:
             return False
@@ -144,11 +127,15 @@ class HttpPeer(Peer):
         """Close what nobody has asked since then."""
         for connection in [one for one in self.idle if one.since <= unused_since]:
             connection.close()
+        if self.pool is not None:
+            self.pool.close_idle(unused_since)
 
     def forget(self) -> None:
         """No route leads here any more: nothing is kept from now on."""
         self.keep = 0
         self.close_idle(float("inf"))
+        if self.pool is not None:
+            self.pool.forget()
 
     def _sweep_later(self, clock: Any) -> None:
         self._sweeping = True
@@ -161,20 +148,15 @@ class HttpPeer(Peer):
             self._sweep_later(clock)
 
 
-class HttpClient:
+class Http1Client(HttpClient):
     """One connection to a peer: a Twisted protocol, without the base class so that it can be compiled."""
 
     def __init__(self, peer: HttpPeer, clock: Any, ready: Callable[[HttpClient], object]) -> None:
-        self.peer, self._clock, self._ready = peer, clock, ready
-        self.transport: Any = None
+        super().__init__(peer, Memory())
+        self._clock, self._ready = clock, ready
         self._reader = ResponseReader()
-        self.memory = Memory()
         self._asking: Asking | None = None
         self._answered = self._more = self._paused = self._chunked = self._spent = False
-        self.used = False
-        """Whether it has answered before: then that it ends may only mean that it was idle for too long."""
-        self.since = 0.0
-        self.tunnel: Any = None
 
     def makeConnection(self, transport: Any) -> None:
         """Twisted's call; the transport pauses us, which is to say the client, when its buffer is full."""
@@ -183,10 +165,14 @@ class HttpClient:
         ready, self._ready = self._ready, _nothing
         ready(self)
 
+    def can_tunnel(self, request: Request) -> bool:
+        """See `asking.HttpClient`: it is what HTTP/1.1 has them for."""
+        return True
+
     def ask(
         self, asking: Asking, request: Request, target: bytes, fields: Fields, upgrade: bool, more: bool
     ) -> None:
-        """Send a request's head and expect the response; with `more`, `send_piece` and `send_end` follow."""
+        """See `asking.HttpClient`."""
         self._reader.expect(request.method, upgrade)
         self._asking, self._answered, self._more = asking, False, more
         framing = request.framing
@@ -198,22 +184,22 @@ class HttpClient:
         self.transport.write(request_head(request.method, target, fields.own, fields.block))
 
     def send_piece(self, piece: Piece) -> None:
-        """Send more of the request's body."""
+        """See `asking.HttpClient`."""
         self.transport.write(b"".join(chunk(piece)) if self._chunked else bytes(piece))
 
     def send_end(self, trailers: Headers | None) -> None:
-        """The request is complete."""
+        """See `asking.HttpClient`."""
         self._more = False
         if self._chunked:
             self.transport.write(last_chunk(trailers.pairs if trailers is not None else ()))
 
     @property
     def body_left(self) -> int:
-        """Bytes of a response body of known length that have not come yet."""
+        """See `asking.HttpClient`."""
         return self._reader.left
 
     def skip(self, count: int) -> None:
-        """These bytes of the body went by in the kernel (see `splice`); ends the response when all have."""
+        """See `asking.HttpClient`."""
         self._reader.skip(count)
         asking = self._asking
         if self._reader.complete and asking is not None:
@@ -221,7 +207,7 @@ class HttpClient:
             asking.flush()
 
     def pause(self) -> None:
-        """Read no more of the response for now: the client does not take it."""
+        """See `asking.HttpClient`."""
         self._paused = True
         self.transport.pauseProducing()
 
@@ -232,7 +218,7 @@ class HttpClient:
             self.transport.resumeProducing()
 
     def detach(self) -> bytes:
-        """After a 101: what has come behind the head; from now on `tunnel` gets everything."""
+        """See `asking.HttpClient`."""
         self._asking = None
         self.transport.unregisterProducer()
         self.resume()
@@ -263,7 +249,7 @@ class HttpClient:
         try:
             self._read(asking)
         except BadResponse as refusal:
-            self._break(refusal)
+            self._break(BadResponse(NO_HTTP1) if data[3:9] == _SETTINGS else refusal)
 
     def _read(self, asking: Asking) -> None:
         reader = self._reader
@@ -358,4 +344,4 @@ def _nothing(client: HttpClient) -> None:
     """Stands where a callback was that has been called."""
 
 
-classImplements(HttpClient, IPushProducer, IHalfCloseableProtocol)
+classImplements(Http1Client, IPushProducer, IHalfCloseableProtocol)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from cryptography import x509
@@ -28,6 +28,11 @@ from rproxy.tls import HANDSHAKE, Scratch, TLSTransport, use_pair, words_of
 from rproxy.wire.hostname import canonical
 
 HTTP1 = b"http/1.1"
+HTTP2 = b"h2"
+NO_HTTP2 = (
+    'the peer takes no HTTP/2 (ALPN h2); without "force_http2_upstream" in upstream_options'
+    " it is spoken to in HTTP/1.1"
+)
 
 Code = SSL.X509VerificationCodes
 MEANING = {
@@ -44,6 +49,8 @@ MEANING = {
     Code.ERR_INVALID_CA: "certificate is signed by one that may not sign",
 }
 """The verification errors that happen; others are told by their number."""
+NO_COMMON_ALPN = "no application protocol"
+"""How the words of OpenSSL's end for the alert of a server that takes none of what is offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,13 @@ class ClientTLS:
     context: SSL.Context = field(repr=False)
     deadlines: Deadlines | None = field(repr=False)
     handshake: float
+    protocols: tuple[bytes, ...] = (HTTP1,)
+    """What is offered by ALPN; a peer that takes none of it may go on all the same (RFC 7301 §3.2)."""
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
+
+    def offering(self, *protocols: bytes) -> ClientTLS:
+        """The same, for a peer that is offered these protocols."""
+        return replace(self, protocols=protocols)
 
     def wrap(self, protocol: IProtocol) -> IProtocol:
         """TLS around a client protocol, to be connected to a transport.
@@ -96,10 +109,9 @@ def client_options(
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_alpn_protos(list(protocols))
     _trust(context, ca_path, insecure, name)
     _introduce(context, client_cert, client_key)
-    return ClientTLS(name, insecure, context, deadlines, handshake)
+    return ClientTLS(name, insecure, context, deadlines, handshake, tuple(protocols))
 
 
 class _Peer(TLSTransport):
@@ -108,6 +120,8 @@ class _Peer(TLSTransport):
     def __init__(self, options: ClientTLS, protocol: IProtocol) -> None:
         connection = SSL.Connection(options.context)
         connection.set_connect_state()
+        connection.set_alpn_protos(list(options.protocols))
+        self._protocols = options.protocols
         if options.name and not _is_address(options.name):
             connection.set_tlsext_host_name(options.name.encode("ascii"))
         self._verdict: list[str] = []
@@ -117,7 +131,11 @@ class _Peer(TLSTransport):
     def handshake_failed(self, words: str, error: BaseException | None) -> PeerUnreachable:
         """What our own verification found says more than OpenSSL's "certificate verify failed"."""
         kind = PeerTimeout if error is None else PeerUnreachable
-        return kind("TLS: " + (self._verdict[0] if self._verdict else words))
+        if self._verdict:
+            words = self._verdict[0]
+        elif HTTP2 in self._protocols and words.endswith(NO_COMMON_ALPN):
+            words = NO_HTTP2
+        return kind(f"TLS: {words}")
 
 
 def _name(text: str) -> str:

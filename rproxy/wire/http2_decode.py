@@ -23,7 +23,7 @@ OVERHEAD: Final = 32
 MOST_KEPT: Final = MAX_FIELDS + 6
 """Fields given of a section: one more than a request may have, with its five pseudo-header fields."""
 MOST_CRUMBS: Final = 256
-"""Pieces of a cookie that count as one field: browsers keep up to 180 cookies for a name, each one a piece."""
+"""Pieces of a cookie that count as one field: browsers keep 180 for a name, each a piece."""
 MAX_INTEGER: Final = 1 << 24
 """Above any length or number that can be meant."""
 

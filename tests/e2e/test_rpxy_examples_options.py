@@ -168,12 +168,6 @@ def test_fields_of_one_connection_go_no_further(front: Shared) -> None:
     assert (answer.got("Alt-Svc"), answer.got("Server")) == ([], ["backend"])
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ('"force_http2_upstream"', "upstream_options: not supported yet (HTTP/2 to backends)"),
-        ('"force_http1_upstream"', 'did you mean "force_http11_upstream"?'),
-    ],
-)
-def test_options_that_cannot_be_are_refused(programs: Programs, options: str, words: str) -> None:
-    assert words in refusal(programs, HEAD + example("refused", options))
+def test_an_option_that_is_none_is_refused(programs: Programs) -> None:
+    said = refusal(programs, HEAD + example("refused", '"force_http1_upstream"'))
+    assert 'did you mean "force_http11_upstream"?' in said

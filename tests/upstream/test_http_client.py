@@ -317,3 +317,17 @@ def test_a_peer_that_no_route_leads_to_keeps_nothing() -> None:
     client = it.kept()
     it.peer.forget()
     assert (gone(client), it.peer.idle) == (True, [])
+
+
+def test_a_peer_that_speaks_http2_is_named() -> None:
+    it = Setup()
+    client = it.connect()
+    told: list[str] = []
+
+    class Curious(Asker):
+        def broken(self, refusal: Refusal, silent: bool) -> None:
+            told.append(str(refusal))
+
+    client.ask(Curious(), bare_request(b"GET", b"/"), b"/", Fields([(b"Host", b"a")]), False, False)
+    client.dataReceived(b"\0\0\6\4\0\0\0\0\0\0\3\0\0\0\x64")
+    assert "force_http2_upstream" in told[0]

@@ -16,7 +16,7 @@ from rproxy.deadlines import Deadlines
 from rproxy.errors import PeerTimeout, PeerUnreachable
 from rproxy.services.certificates import server_context
 from rproxy.tls import HANDSHAKE, TLSTransport
-from rproxy.upstream.tls import client_options
+from rproxy.upstream.tls import NO_HTTP2, client_options
 from tests.tlspeers import CLIENT_ONLY, OLD, PKCS8, Inner, Made, Pipe, days, key_of, key_pem, make
 
 ROOT = make(ca=True, number=1)
@@ -89,6 +89,7 @@ def serving(tmp_path: Path, made: Made, *chain: Made, protocols: tuple[bytes, ..
     return server_context("peer", (made.pair(tmp_path, "peer", *chain),), protocols)
 
 
+NO_ALPN = "tlsv1 alert no application protocol"
 GOOD = make("api.internal", "*.wild.internal", "192.0.2.7", "2001:db8::7", issuer=ROOT)
 
 
@@ -129,6 +130,20 @@ def test_http1_is_offered(tmp_path: Path, ca: Path) -> None:
     context = serving(tmp_path, GOOD, protocols=(b"h2", b"http/1.1"))
     meeting = Meeting(client_options("api.internal", ca_path=ca), context).run()
     assert meeting.client.negotiatedProtocol == b"http/1.1"
+
+
+def test_something_else_can_be_offered(tmp_path: Path, ca: Path) -> None:
+    context = serving(tmp_path, GOOD, protocols=(b"h2", b"http/1.1"))
+    options = client_options("api.internal", ca_path=ca)
+    assert Meeting(options.offering(b"h2"), context).run().client.negotiatedProtocol == b"h2"
+    assert Meeting(options, context).run().client.negotiatedProtocol == b"http/1.1"
+
+
+@pytest.mark.parametrize(("offered", "told"), [(b"h2", NO_HTTP2), (b"http/1.1", NO_ALPN)])
+def test_a_server_that_takes_nothing_of_it_is_named(offered: bytes, told: str) -> None:
+    """pyOpenSSL has no server that sends this alert; nginx is one, see tests/e2e/test_http2_upstream.py."""
+    peer: Any = client_options("api.internal", insecure=True).offering(offered).wrap(Asking())
+    assert str(peer.handshake_failed(NO_ALPN, SSL.Error())) == f"TLS: {told}"
 
 
 def test_all_connections_share_a_context(tmp_path: Path, ca: Path) -> None:

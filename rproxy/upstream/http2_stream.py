@@ -1,0 +1,371 @@
+"""One request on an HTTP/2 connection to a peer, as its exchange sees it. Made by `http2_pool`.
+
+Both directions are held back by whoever is slower. What the client sends waits here, at most `MOST_QUEUED`
+bytes and one read, until the peer's windows have room; what the peer sends is given back to the window of its
+stream when the client has taken it, and waits here, at most that window, while the client does not.
+
+A request that the peer has not looked at (RFC 9113 §8.7) moves to another connection, also when it is not
+idempotent; for that the beginning of its body is kept until a response begins.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from rproxy.errors import PeerUnreachable, Refusal
+from rproxy.policy.forwarding import upgrade_of
+from rproxy.upstream.asking import Asking, HttpClient, Waiting
+from rproxy.upstream.http2_tunnel import StreamTransport, switched
+from rproxy.upstream.peer import NEVER
+from rproxy.wire.http2_answers import PeerReset
+from rproxy.wire.http2_events import ErrorCode
+from rproxy.wire.http2_frames import MAX_FRAME
+from rproxy.wire.message import Fields, Framing, Headers, Piece, Request, Response
+
+if TYPE_CHECKING:
+    from rproxy.upstream.http2_requests import Requests
+
+MOST_QUEUED: Final = 65536
+"""Bytes of a request that wait for the peer; then the client is not read. One read of it may come on top."""
+FEW_QUEUED: Final = 16384
+"""Bytes below which the client is read again: one frame, so that the next is there when its turn comes."""
+MOST_KEPT: Final = 65536
+"""Bytes of a request that are kept so that it can be asked again: most calls of gRPC have less."""
+MOST_MOVES: Final = 3
+"""Times that a request moves; a peer that looks at none of them would keep it moving."""
+
+_LENGTH: Final = Framing.LENGTH
+_NONE: Final = Framing.NONE
+_ANY: Final = -1
+
+
+class Unserved(PeerUnreachable):
+    """The peer has said that it will not look at a request: nothing of it was done."""
+
+    reason = "peer_refused"
+
+
+class Http2Stream(HttpClient):
+    """A stream: at first a place for one, then what is asked. What is public is for its connection."""
+
+    def __init__(self, client: Requests) -> None:
+        super().__init__(client.peer, client.memory)
+        self._client = client
+        self.used, self.since = client.used, NEVER  # that it broke says nothing about other connections
+        self.number = 0
+        """Of the stream, once it has begun."""
+        self.method = self.target = self.protocol = b""
+        self.fields = Fields([])
+        self.in_line = False
+        """Whether it waits for its turn to send."""
+        self.touched = False
+        """Whether it was told something that its asker has not flushed."""
+        self._asking: Asking | None = None
+        self._request: Request | None = None
+        self._kept: list[Piece] | None = []
+        self._kept_size = self._moves = self._queued = 0
+        self._moving: Waiting | None = None
+        self._queue: deque[Piece] = deque()
+        self._left = _ANY
+        self._ended = self._sent_end = self._full = False
+        self._trailers: Headers | None = None
+        self._silent, self._paused, self._complete, self._told_end = True, False, False, False
+        self._inbox: deque[Piece] = deque()
+        self._inbox_trailers: Headers | None = None
+        self._pipe: StreamTransport | None = None
+
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether the head is all of the request."""
+        return self._sent_end
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._queue) or (self._ended and not self._sent_end)
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether that is bytes of body, which the peer's windows count."""
+        return bool(self._queue)
+
+    def can_tunnel(self, request: Request) -> bool:
+        """See `asking.HttpClient`: CONNECT, and WebSockets where the peer has said so (RFC 8441)."""
+        return not request.upgrade or (
+            upgrade_of(request).lower() == b"websocket" and self._client.takes_tunnels
+        )
+
+    def ask(
+        self, asking: Asking, request: Request, target: bytes, fields: Fields, upgrade: bool, more: bool
+    ) -> None:
+        """See `asking.HttpClient`."""
+        self._asking, self._request = asking, request
+        self.method, self.target, self.fields = request.method, target, fields
+        framing, tunnel = request.framing, upgrade or not request.path
+        if upgrade:
+            self.protocol = b"websocket"
+        if framing is _LENGTH:
+            fields.own.append((b"content-length", b"%d" % request.length))
+        self._ended = self._sent_end = not more and not tunnel
+        self._expect_length()
+        self._client.begin(self)
+
+    def _expect_length(self) -> None:
+        """HTTP/1 has no trailers behind a length, so that its last byte ends the request."""
+        request = self._request
+        assert request is not None
+        known = request.framing is _LENGTH and request.version < 20
+        self._left = request.length if known else _ANY
+
+    def send_piece(self, piece: Piece) -> None:
+        """See `asking.HttpClient`."""
+        if self._asking is None and self._pipe is None:
+            return
+        self._keep(piece)
+        self._queue.append(piece)
+        self._queued += len(piece)
+        if self._moving is None:
+            self._client.give_turn(self)
+        if self._queued >= MOST_QUEUED and not self._full:
+            self._full = True
+            if self._pipe is not None:
+                self._pipe.full()
+            elif self._asking is not None:
+                self._asking.upstream_full()
+
+    def _keep(self, piece: Piece) -> None:
+        kept = self._kept
+        if kept is not None:
+            self._kept_size += len(piece)
+            if self._kept_size > MOST_KEPT:
+                self._kept = None
+            else:
+                kept.append(piece)
+
+    def send_end(self, trailers: Headers | None) -> None:
+        """See `asking.HttpClient`."""
+        self._ended, self._trailers = True, trailers
+        if self.wants_turn and self._moving is None:
+            self._client.give_turn(self)
+
+    @property
+    def body_left(self) -> int:
+        """See `asking.HttpClient`: nothing comes as it is, all of it is in frames."""
+        return 0
+
+    def skip(self, count: int) -> None:
+        """See `asking.HttpClient`; never called, for nothing is left that could be skipped."""
+
+    def pause(self) -> None:
+        """See `asking.HttpClient`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See `asking.HttpClient`. What waits is told in a turn of its own, see `wake`."""
+        if self._paused:
+            self._paused = False
+            if self._inbox or self._complete:
+                self._client.wake_later(self)
+
+    def wake(self) -> None:
+        """The connection's call: tell what has waited for the client."""
+        while self._inbox and not self._paused and self._hears:
+            self._tell_piece(self._inbox.popleft())
+        if self._complete and not self._inbox:
+            self._tell_end()
+
+    @property
+    def _hears(self) -> bool:
+        """Whether anybody wants to know what comes."""
+        return self._asking is not None or self.tunnel is not None
+
+    def send(self) -> int:
+        """Use a turn: send a frame if there is room; how many bytes of body that was."""
+        queue, codec = self._queue, self._client.codec
+        if not queue:
+            if self._ended and not self._sent_end:
+                self._send_end()
+            return 0
+        room = min(codec.room(self.number), MAX_FRAME)
+        if room <= 0:
+            return 0
+        piece = queue.popleft()
+        if len(piece) > room:
+            queue.appendleft(memoryview(piece)[room:])
+            piece = memoryview(piece)[:room]
+        size = len(piece)
+        self._queued -= size
+        if self._left > 0:
+            self._left -= size
+        last = not queue and (self._left == 0 or (self._ended and self._trailers is None))
+        codec.send_body(self.number, piece, last)
+        if last:
+            self._sent_end = True
+        elif not queue and self._ended:
+            self._send_end()
+        if self._full and self._queued < FEW_QUEUED:
+            self._take_more()
+        return size
+
+    def _take_more(self) -> None:
+        self._full = False
+        if self._pipe is not None:
+            self._pipe.ready()
+        elif self._asking is not None:
+            self._asking.upstream_ready()
+
+    def _send_end(self) -> None:
+        """What comes behind the last byte of a body."""
+        self._sent_end = True
+        if self._trailers is not None:
+            self._client.codec.send_trailers(self.number, self._trailers.pairs)
+        else:
+            self._client.codec.send_body(self.number, b"", True)
+        if self._pipe is not None:
+            self._pipe.check_over()
+
+    def head(self, response: Response, ended: bool) -> None:
+        """The connection's call: a response, or an interim one."""
+        asking = self._asking
+        self._silent, self._kept = False, None
+        if asking is None:
+            return
+        if response.interim:
+            asking.interim(response)
+            return
+        request = self._request
+        assert request is not None
+        self._client.answered()
+        self._client.touch(self, asking)
+        if ended and request.version >= 20 and b"content-length" not in response.headers.names:
+            response.framing = _NONE  # what shows there by itself need not be told in a field
+        if (self.protocol or request.method == b"CONNECT") and 200 <= response.status < 300:
+            self.transport = StreamTransport(self)
+            response = switched(response, request) if self.protocol else response
+        asking.response(response)
+        if ended:
+            self._complete = True
+            self._tell_end()
+
+    def body(self, piece: Piece) -> None:
+        """The connection's call: a piece of the response's body."""
+        if self._paused or self._inbox:
+            self._inbox.append(piece)
+        elif self._hears:
+            self._tell_piece(piece)
+
+    def _tell_piece(self, piece: Piece) -> None:
+        tunnel, asking = self.tunnel, self._asking
+        if tunnel is not None:
+            tunnel.dataReceived(bytes(piece))
+        elif asking is not None:
+            self._client.touch(self, asking)
+            asking.piece(piece)
+        self._client.codec.taken(self.number, len(piece))
+
+    def end(self, trailers: Headers | None) -> None:
+        """The connection's call: the response is complete."""
+        self._complete, self._inbox_trailers = True, trailers
+        if not self._inbox:
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        pipe, asking = self._pipe, self._asking
+        if pipe is not None and not self._told_end:
+            self._told_end = True
+            pipe.heard_end()
+        elif asking is not None:
+            self._asking = None
+            self._client.touch(self, asking)
+            self._client.finished(self, ErrorCode.NO_ERROR)
+            asking.response_end(self._inbox_trailers)
+
+    def asked_by(self, asking: Asking) -> bool:
+        """Whether this asker still waits for something."""
+        return self._asking is asking
+
+    @property
+    def heard_all(self) -> bool:
+        """Whether the peer has said all it will say, and it has been told."""
+        return self._complete and not self._inbox
+
+    @property
+    def said_all(self) -> bool:
+        """Whether the peer has been sent all there will be."""
+        return self._sent_end
+
+    def detach(self) -> bytes:
+        """See `asking.HttpClient`: nothing, for bodies come after heads."""
+        self._asking = None
+        self._pipe = self.transport
+        return b""
+
+    def was_reset(self, code: int) -> None:
+        """The connection's call: the peer has reset the stream, and it is gone."""
+        if code == ErrorCode.REFUSED_STREAM and self._silent:
+            self.unserved()
+        else:
+            self.lost(PeerReset(code))
+
+    def unserved(self) -> None:
+        """The connection's call: the peer will not look at this stream, which is gone."""
+        client = self._client
+        if self._asking is None:
+            return
+        if client.alone or self._kept is None or self._moves >= MOST_MOVES:
+            self.lost(Unserved("it does not look at what it is asked"))
+            return
+        self._moves += 1
+        self._rewind(self._kept)
+        self._moving = client.pool.wait_again(self._moved, self._not_moved)
+
+    def leave_others(self) -> None:
+        """The connection's call: it is not to be begun on a connection that others use."""
+        self._moving = self._client.pool.search(self._moved, self._not_moved)
+
+    def _rewind(self, kept: list[Piece]) -> None:
+        """Nothing has been sent."""
+        self.number = self._queued = 0
+        self._queue.clear()
+        self._queue.extend(kept)
+        for piece in kept:
+            self._queued += len(piece)
+        self._sent_end = self._ended and not kept and self._trailers is None
+        self._expect_length()
+
+    def _moved(self, place: HttpClient) -> None:
+        assert isinstance(place, Http2Stream)
+        self._moving, self._client = None, place._client
+        self.memory, self.used = place.memory, place.used
+        self._client.begin(self)
+        if self.wants_turn:
+            self._client.give_turn(self)
+
+    def _not_moved(self, refusal: Refusal) -> None:
+        self._moving = None
+        self.lost(refusal)
+
+    def lost(self, refusal: Refusal) -> None:
+        """The connection's call: the stream is gone, and with it the response."""
+        asking, self._asking = self._asking, None
+        self._drop()
+        if self._pipe is not None:
+            self._pipe.lost(refusal)
+        elif asking is not None:
+            asking.broken(refusal, self._silent)
+
+    def close(self) -> None:
+        """See `asking.HttpClient`. RFC 9113 §8.7: whoever does not want an answer cancels."""
+        self._asking = None
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.cancel()
+        else:
+            self._client.finished(self, ErrorCode.CANCEL)
+        self._drop()
+
+    def _drop(self) -> None:
+        self._queue.clear()
+        self._inbox.clear()
+        self._queued, self._kept = 0, None
