@@ -1,6 +1,7 @@
 """rproxy: a reverse proxy and protocol router on Twisted.
 
 `makeService` is what a `.tac` file calls; the `twistd` plugin and the `rproxy` command go through it too.
+`Proxy` and the objects it is made of are the library; they are loaded with the first use of one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,19 @@ if TYPE_CHECKING:
 
     from twisted.application.service import IService
 
+    from rproxy.proxy import Configuration, ListenerConfig, Proxy, RateLimitConfig, UpstreamConfig
+
 __version__ = "0.1.0.dev0"
-__all__ = ["__version__", "described", "makeService"]
+__all__ = [
+    "Configuration",
+    "ListenerConfig",
+    "Proxy",
+    "RateLimitConfig",
+    "UpstreamConfig",
+    "__version__",
+    "described",
+    "makeService",
+]
 
 
 def described() -> str:
@@ -32,3 +44,12 @@ def makeService(config: str | PathLike[str]) -> IService:
     from rproxy.tap import service_from_file
 
     return service_from_file(config)
+
+
+def __getattr__(name: str) -> object:
+    """One of the library's objects (PEP 562)."""
+    if name in __all__:
+        from rproxy import proxy
+
+        return getattr(proxy, name)
+    raise AttributeError(f"module 'rproxy' has no attribute {name!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,10 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rproxy.assemble_admin import answers
 from rproxy.assemble_http import HttpParts, HttpTables, http_tables
+from rproxy.assemble_l4 import Built, Services, listener_names
+from rproxy.assemble_limits import Guarding, Guards
 from rproxy.assemble_parts import Parts
 from rproxy.config.apps import Passthrough
 from rproxy.config.load import load
@@ -31,7 +35,8 @@ from rproxy.policy.balance import BALANCERS
 from rproxy.policy.networks import NetworkSet
 from rproxy.policy.routes import NameTable
 from rproxy.relay import RelayFactory
-from rproxy.services.access import ConnectionLog, Sink
+from rproxy.services.access import Sink
+from rproxy.services.admin import AdminSocket
 from rproxy.services.connections import Connections
 from rproxy.services.hosts import HostsFolder
 from rproxy.services.limits import Limits
@@ -39,6 +44,7 @@ from rproxy.services.listeners import Listeners, Wanted
 from rproxy.services.reload import Fingerprint, Watch
 from rproxy.services.routing import Routing
 from rproxy.services.signals import Signals
+from rproxy.services.userlog import UserLog
 from rproxy.upstream.peer import Group
 
 log = Logger()
@@ -50,8 +56,9 @@ ACME_ALONE = (b"acme-tls/1",)
 class ProxyService(MultiService):
     """One proxy. `file` is what a reload reads again; None for a configuration that has no file.
 
-    `seen` is the file's fingerprint from before it was read. `drained` is called at the end of a
-    stop with whether every connection ended by itself.
+    `seen` is the file's fingerprint from before it was read. `signals` says whether the process is
+    ours to take SIGHUP and the like in. `drained` is called at the end of a stop with whether every
+    connection ended by itself.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class ProxyService(MultiService):
         file: Path | None = None,
         seen: Fingerprint | None = None,
         watch: bool = True,
+        signals: bool = True,
         drained: Callable[[bool], object] = lambda clean: None,
     ) -> None:
         super().__init__()
@@ -70,17 +78,21 @@ class ProxyService(MultiService):
         self.limits = Limits(reactor, config.max_clients, config.max_clients_per_ip)
         self.connections = Connections()
         self.routing = Routing()
-        self.parts = Parts(reactor, ConnectionLog(reactor, sink), self)
+        journal = UserLog(reactor, sink)
+        self.parts = Parts(reactor, journal, self)
+        self.guards = Guards(reactor, journal, lambda: self.connections, self)
         self.http = HttpParts(reactor, self.parts.deadlines, self.parts.pipes, sink)
+        self.l4 = Services(self.parts)
         self._factories: dict[str, PeekFactory] = {}
         self._stopping = False
-        self._peek_options = peek_options(config)
-        self._use(config, tables(config, self.parts, self.http))
+        self._peek_options: dict[str, PeekOptions] = {}
+        self._use(config, tables(config, self.parts, self.http, self.l4, self.guards))
         self.listeners = Listeners(reactor, wanted(config), self._factory)
         hangup = self.reload if file is not None else self._stop
-        self._signals = Signals(reactor, hangup, self.http.reopen_logs)
+        self._signals = Signals(reactor, hangup, self.http.reopen_logs) if signals else None
         self._watch = Watch(reactor, file, self.reload, seen) if file is not None and watch else None
-        for child in (self.listeners, self._signals, self._watch):
+        self._admin = AdminSocket(reactor, answers(self, reactor), config.admin_socket)
+        for child in (self.listeners, self._admin, self._signals, self._watch):
             if child is not None:
                 child.setServiceParent(self)
 
@@ -93,11 +105,17 @@ class ProxyService(MultiService):
             self.connections,
             self.parts.journal,
             self.parts.deadlines,
-            self._peek_options,
-            clear=self.http.factory(secure=False) if listener in clear_names(self._config) else None,
+            self._peek_options[listener],
+            clear=self._clear(listener, clear_names(self._config)),
         )
         self._factories[listener] = factory
         return factory
+
+    def _clear(self, listener: str, http: set[str]) -> IProtocolFactory | None:
+        """The one route of a listener without TLS; `http` are the names of those that speak HTTP."""
+        if self.l4.serves(listener):
+            return self.l4.clear(listener)
+        return self.http.factory(secure=False) if listener in http else None
 
     def _choose(self, arrival: Arrival) -> IProtocolFactory:
         """The route of a TLS connection."""
@@ -105,19 +123,25 @@ class ProxyService(MultiService):
             answer = self.parts.challenge(arrival)
             if answer is not None:
                 return answer
+        if self.l4.serves(arrival.listener):
+            return self.l4.choose(arrival)
         return self.routing.choose(arrival)
 
     def _use(self, config: Configuration, built: Tables) -> None:
         """Put new tables in the place of the old; connections that live keep what they were given."""
         self.routing.table, self.routing.default, self.routing.hosts = built.names, built.default, built.hosts
         self.http.use(config, built.http)
+        self.l4.use(built.services)
+        self.guards.use(built.guarding)
+        self.http.answers.jails = built.guarding.jails
         self.limits.max_clients = config.max_clients
         self.limits.max_clients_per_ip = config.max_clients_per_ip
-        self._peek_options = peek_options(config)
+        self._peek_options = peek_options_of(config, built.guarding)
         clear = clear_names(config)
         for name, factory in self._factories.items():
-            factory.options = self._peek_options
-            factory.clear = self.http.factory(secure=False) if name in clear else None
+            factory.options = self._peek_options.get(name, factory.options)
+            factory.journal = self.parts.journal
+            factory.clear = self._clear(name, clear)
         self.parts.forget_unused()
         self._config = config
         names = {listener.name for listener in wanted(config)}
@@ -125,26 +149,51 @@ class ProxyService(MultiService):
 
     def reload(self) -> None:
         """Read the file again. Whatever is wrong with it is logged and changes nothing."""
-        assert self._file is not None
+        self.try_reload()
+
+    def try_reload(self) -> str:
+        """The same; says why it was not done, or nothing."""
+        if self._file is None:
+            return "there is no config file to read again"
         if self._stopping:  # the ports may belong to a successor by now
-            return
+            return "the proxy stops"
         if self._watch is not None:
             self._watch.noted()
+        before = self._config, self._peek_options, self.parts.journal
         try:
             config = load(self._file)
-            built = tables(config, self.parts, self.http)
-            self._config, before = config, self._config
+            built = tables(config, self.parts, self.http, self.l4, self.guards)
+            self._config, self._peek_options = config, peek_options_of(config, built.guarding)
+            admin = self._admin.open(config.admin_socket)
             try:
                 self.listeners.change(wanted(config))
             except BaseException:
-                self._config = before
+                self._admin.give_up(admin)
                 raise
-        except (ConfigError, StartError) as mistakes:
-            log.error("reload refused, the configuration stays as it was:\n{why}", why=str(mistakes))
-            return
+        except BaseException as problem:
+            self._config, self._peek_options, self.parts.journal = before
+            if not isinstance(problem, ConfigError | StartError):
+                raise
+            log.error("reload refused, the configuration stays as it was:\n{why}", why=str(problem))
+            return str(problem)
+        self._admin.use(admin)
         self._use(config, built)
         self.parts.look_up()
         log.info("reloaded {file}", file=str(self._file))
+        return ""
+
+    @property
+    def config(self) -> Configuration:
+        """What is in use."""
+        return self._config
+
+    def listener_kinds(self) -> dict[str, str]:
+        """Every open listener, and what is spoken there."""
+        http = clear_names(self._config)
+        return {
+            name: "l4" if self.l4.serves(name) else "http" if name in http else "tls"
+            for name in self.listeners.ports
+        }
 
     def startService(self) -> None:
         """Twisted's call: listeners are open already, everything else begins."""
@@ -162,7 +211,8 @@ class ProxyService(MultiService):
             self._watch = None
         self.parts.stop_renewing()
         yield self.listeners.stopService()
-        self._signals.hurry_on_second_stop(self.connections.abort_all)
+        if self._signals is not None:
+            self._signals.hurry_on_second_stop(self.connections.abort_all)
         if self.connections:
             log.info("waiting for {n} connections", n=len(self.connections))
         clean = yield self.connections.drain(self._reactor, self._config.drain_timeout)
@@ -188,11 +238,17 @@ class Tables(NamedTuple):
     default: IProtocolFactory | None
     hosts: HostsFolder | None
     http: HttpTables
+    services: Built
+    guarding: Guarding
 
 
-def tables(config: Configuration, parts: Parts, http: HttpParts) -> Tables:
+def tables(
+    config: Configuration, parts: Parts, http: HttpParts, services: Services, guards: Guards
+) -> Tables:
     """The routes of a configuration. Raises `StartError` for what only shows when it is built."""
+    guarding = guards.build(config, [listener.name for listener in wanted(config)])
     parts.begin()
+    parts.journal = guarding.journal
     by_app = {
         key: passthrough(config, key, app.passthrough, parts)
         for key, app in config.apps.items()
@@ -201,9 +257,12 @@ def tables(config: Configuration, parts: Parts, http: HttpParts) -> Tables:
     names = {
         name: by_app[key] for key, app in config.apps.items() if key in by_app for name in app.server_name
     }
-    default = by_app[config.default_passthrough] if config.default_passthrough is not None else None
+    rest = config.default_passthrough
+    default = guarding.route(rest, by_app[rest]) if rest is not None else None
     requests = http_tables(config, http, parts.http_peer, partial(parts.ending, config), parts.rng)
-    return Tables(NameTable(names | requests.terminating), default, hosts(config, parts), requests)
+    requests.sites.gate = guarding.requests
+    routes = NameTable(guarding.routes(config, names | requests.terminating))
+    return Tables(routes, default, hosts(config, parts), requests, services.build(config), guarding)
 
 
 def passthrough(config: Configuration, key: str, stream: Passthrough, parts: Parts) -> IProtocolFactory:
@@ -246,7 +305,8 @@ def wanted(config: Configuration) -> list[Wanted]:
     if config.listen_port_tls is not None:
         names += [_tcp(config.listen_port_tls, address) for address in config.listen_addresses]
     names += sorted(clear_names(config))
-    written = {*config.listen, *config.listen_tls}
+    written = {*config.listen, *config.listen_tls, *listener_names(config)}
+    names += listener_names(config)
     return [Wanted(name, config.tcp_listen_backlog, name not in written) for name in dict.fromkeys(names)]
 
 
@@ -263,6 +323,12 @@ def peek_options(config: Configuration) -> PeekOptions:
     accept = config.accept_proxy_protocol
     policy = ProxyPolicy(NetworkSet(accept.from_), accept.required, accept.timeout) if accept else None
     return PeekOptions(hello_timeout=config.hello_timeout, proxy=policy)
+
+
+def peek_options_of(config: Configuration, guarding: Guarding) -> dict[str, PeekOptions]:
+    """The same for each listener, with its gate."""
+    options, names = peek_options(config), [listener.name for listener in wanted(config)]
+    return {name: replace(options, gate=guarding.listeners.get(name)) for name in names}
 
 
 def _tcp(port: int, host: str) -> str:

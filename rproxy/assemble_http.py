@@ -83,7 +83,15 @@ class HttpParts:
         """What a connection's requests say about their client."""
         local = arrival.local or local_of(transport)
         port = local.port if isinstance(local, Inet) else 0
-        return ClientFacts(arrival.client, https=secure, port=port, trusted=self.trusted)
+        subject, certificate = (None, b"") if arrival.shown is None else arrival.shown.told
+        return ClientFacts(
+            arrival.client,
+            https=secure,
+            port=port,
+            trusted=self.trusted,
+            subject=subject,
+            certificate=certificate,
+        )
 
     def use(self, config: Configuration, built: HttpTables) -> None:
         """Serve from these tables from now on; connections that live keep theirs."""
@@ -134,6 +142,8 @@ class MakePeer(Protocol):
 class Ending(Protocol):
     """TLS that ends here, for one app; made by `assemble_tls`, so that OpenSSL is only there when needed."""
 
+    clients: Any
+
     def covers(self, name: str) -> bool: ...  # noqa: D102
     def around(self, inner: IProtocolFactory) -> IProtocolFactory: ...  # noqa: D102
 
@@ -152,13 +162,15 @@ def http_tables(
     by_app: dict[str, Site] = {}
     inside = parts.factory(secure=True)
     for key, app in config.apps.items():
-        site = by_app[key] = _site(config, key, app, parts, peer, rng)
-        if app.reverse_proxy or site.redirect_to:
-            clear.update(dict.fromkeys(app.server_name, site))
+        site = _site(config, key, app, parts, peer, rng)
         if app.tls is not None:
             ends = ending(key, app)
-            secure.update(dict.fromkeys(app.server_name, replace(site, covers=ends.covers)))
+            site = replace(site, covers=ends.covers, clients=ends.clients)
+            secure.update(dict.fromkeys(app.server_name, site))
             terminating.update(dict.fromkeys(app.server_name, ends.around(inside)))
+        if app.reverse_proxy or site.redirect_to:
+            clear.update(dict.fromkeys(app.server_name, site))
+        by_app[key] = site
     default = by_app[config.default_app] if config.default_app is not None else None
     check_sni = not config.ignore_sni_consistency
     sites = Sites(secure, clear, default, check_sni=check_sni, folder=_hosts(config, parts))

@@ -26,8 +26,10 @@ from rproxy.deadlines import Deadlines
 from rproxy.downstream.terminate import HTTP1, HTTP2, OLD_HTTP, Terminate
 from rproxy.errors import StartError
 from rproxy.interfaces import Arrival
+from rproxy.policy.identity import Authorized, ClientPolicy
 from rproxy.services.certificates import Certificates, Files, Issued, Site, Source
 from rproxy.services.certreport import Place
+from rproxy.services.clientca import ClientFiles
 from rproxy.services.localca import LocalCA
 from rproxy.upstream.tls import ClientTLS, client_options
 
@@ -35,13 +37,14 @@ from rproxy.upstream.tls import ClientTLS, client_options
 class Ends:
     """One app's TLS; implements `assemble_http.Ending`."""
 
-    def __init__(self, site: Site, deadlines: Deadlines) -> None:
-        self._site, self._deadlines = site, deadlines
+    def __init__(self, site: Site, deadlines: Deadlines, clients: ClientPolicy | None = None) -> None:
+        self.site, self._deadlines, self.clients = site, deadlines, clients
         self.covers = site.covers
 
     def around(self, inner: IProtocolFactory) -> IProtocolFactory:
         """A route that ends TLS and hands what is inside to `inner`."""
-        return Terminate(self._site, inner, (HTTP2, HTTP1, OLD_HTTP), self._deadlines)
+        offered = (HTTP2, HTTP1, OLD_HTTP)
+        return Terminate(self.site, inner, offered, self._deadlines, clients=self.clients)
 
 
 class Endings:
@@ -54,10 +57,12 @@ class Endings:
         self._renewal = Renewal(reactor, parent, self.certificates, deadlines, rng)
 
     def ending(self, config: Configuration, key: str, app: App) -> Ends:
-        """The app's certificates, loaded. Raises `StartError`."""
+        """The app's certificates, and the authorities of its clients, loaded. Raises `StartError`."""
         try:
-            source = self._source(config, app)
-            return Ends(self.certificates.site(key, source, app.server_name), self._deadlines)
+            source, clients = self._source(config, app), client_policy(key, app)
+            files = clients.authorities if clients is not None else None
+            site = self.certificates.site(key, source, app.server_name, files)
+            return Ends(site, self._deadlines, clients)
         except (ValueError, OSError) as problem:
             raise StartError(f"app {key}: {problem}")
 
@@ -201,6 +206,21 @@ class Renewal:
         from rproxy.services.acme_http import agent
 
         return agent(self._reactor, authority.ca_file)
+
+
+def client_policy(key: str, app: App) -> ClientPolicy | None:
+    """Which clients an app serves, if it wants certificates of them."""
+    tls: Any = app.tls
+    if tls.client_ca_cert_path is None:
+        return None
+    required = tls.client_auth == "required"
+    return ClientPolicy(
+        key,
+        ClientFiles(tls.client_ca_cert_path, tls.client_crl_path, required),
+        required,
+        Authorized(frozenset(app.authorized_groups), frozenset(app.authorized_names)),
+        tls.client_cert_header,
+    )
 
 
 def issued(settings: Acme, app: App) -> Issued:

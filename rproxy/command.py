@@ -1,4 +1,4 @@
-"""The `rproxy` command: `run`, `check`, `certs`, `hostname`. A thin front; the work is elsewhere."""
+"""The `rproxy` command: `run`, `check`, `status`, `ban` and others. A thin front; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from rproxy import described
+from rproxy.command_admin import add_commands
+from rproxy.command_l4 import add_options
 from rproxy.errors import ConfigError, StartError
 
 DESCRIPTION = "Reverse proxy and protocol router: sends each connection where its server name belongs."
@@ -17,6 +19,8 @@ examples:
   rproxy certs rproxy.toml                every certificate: until when, what renews it, what went wrong
   rproxy run --hosts /srv/hosts           serve a hosts folder on the socket that is standard input
   rproxy hostname Bücher.example          the folder that serves a name
+  rproxy status -c rproxy.toml            what the running proxy does: backends, limits, bans
+  rproxy ban 192.0.2.7 --for 24h          close the door, to connections that are open, too
 
 `twistd rproxy --config FILE` runs it as a daemon, with --uid, --gid, --chroot, --pidfile, --logfile.
 """
@@ -43,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(verb=None)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
     _run_options(verbs.add_parser("run", help="serve in the foreground"))
+    add_options(
+        verbs.add_parser("l4", help="forward TCP for clients with certificates, without a config file")
+    )
     check = verbs.add_parser("check", help="find every mistake in a config file (also: -t)")
     check.add_argument("file", nargs="?", help="the config file")
     check.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
@@ -52,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     certs.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
     certs.add_argument("--json", action="store_true", help="for programs")
     certs.set_defaults(verb=_certs)
+    add_commands(verbs)
     hostname = verbs.add_parser("hostname", help="print the folder name that serves a name")
     hostname.add_argument("name", help="a host name, in any alphabet")
     hostname.add_argument("--hashed", action="store_true", help="for a folder with hashed names")

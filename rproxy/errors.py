@@ -69,6 +69,28 @@ class TooMany(Refusal):
     reason, alert, status = "too_many", None, 429
 
 
+class RateLimited(TooMany):
+    """A client has used up its tokens (RFC 6585 §4); in `wait` seconds it has one again."""
+
+    reason = "rate_limited"
+
+    def __init__(self, limit: str, wait: float) -> None:
+        super().__init__(limit)
+        self.wait = wait
+
+
+class Banned(Refusal):
+    """The client's address is on the ban list; closed without an answer, to stay cheap."""
+
+    reason, alert, status = "banned", None, 403
+
+
+class Denied(Refusal):
+    """The client's address is one that `allow` and `deny` leave out: access_denied."""
+
+    reason, alert, status = "denied", 49, 403
+
+
 class TooSlow(Refusal):
     """The client did not finish its ClientHello, PROXY header or head in time: user_canceled."""
 

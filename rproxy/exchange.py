@@ -167,7 +167,7 @@ class Exchange(Asking):
         client = self._client
         try:
             self.site, self._route, self._forced = client.sites.route(
-                self.request, client.arrival, client.secure
+                self.request, client.arrival, client.secure, client.facts
             )
         except Refusal as refusal:
             self.site = refusal.site

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.interfaces import IAddress
 from zope.interface import classImplements
 
@@ -40,10 +41,11 @@ class Lease:
             self._returns.pop()()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Arrival:
     """What is known so far about a connection: each stage hands a richer copy to the next."""
 
-    __slots__ = ("alpn", "client", "header", "hello", "lease", "listener", "local", "peer")
+    __slots__ = ("alpn", "client", "header", "hello", "lease", "listener", "local", "peer", "shown")
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Arrival:
         header: ProxyHeader | None = None,
         hello: ClientHello | None = None,
         alpn: bytes = b"",
+        shown: Any = None,
     ) -> None:
         self.listener = listener
         """The listener as the configuration writes it."""
@@ -68,6 +71,8 @@ class Arrival:
         self.header, self.hello = header, hello
         self.alpn = alpn
         """The protocol that was agreed on where TLS ends here; empty elsewhere."""
+        self.shown = shown
+        """What the client has shown of itself where it is asked for a certificate, see `policy.identity`."""
 
     @property
     def server_name(self) -> str | None:
@@ -79,17 +84,30 @@ class Arrival:
         client, local = self.client, self.local
         if header.source is not None:
             client, local = header.source, header.destination
-        return Arrival(self.listener, self.peer, client, local, self.lease, header, self.hello, self.alpn)
+        return self._copy(client, local, header, self.hello, self.alpn, self.shown)
 
     def with_hello(self, hello: ClientHello) -> Arrival:
         """A copy that knows the ClientHello."""
-        return Arrival(self.listener, self.peer, self.client, self.local, self.lease, self.header, hello)
+        return self._copy(self.client, self.local, self.header, hello, self.alpn, self.shown)
 
     def with_alpn(self, alpn: bytes) -> Arrival:
         """A copy that knows which protocol is spoken inside TLS."""
-        return Arrival(
-            self.listener, self.peer, self.client, self.local, self.lease, self.header, self.hello, alpn
-        )
+        return self._copy(self.client, self.local, self.header, self.hello, alpn, self.shown)
+
+    def with_shown(self, shown: Any) -> Arrival:
+        """A copy that will know who the client is."""
+        return self._copy(self.client, self.local, self.header, self.hello, self.alpn, shown)
+
+    def _copy(
+        self,
+        client: Address,
+        local: Address | None,
+        header: ProxyHeader | None,
+        hello: ClientHello | None,
+        alpn: bytes,
+        shown: Any,
+    ) -> Arrival:
+        return Arrival(self.listener, self.peer, client, local, self.lease, header, hello, alpn, shown)
 
 
 classImplements(Arrival, IAddress)

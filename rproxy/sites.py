@@ -1,7 +1,7 @@
 """What HTTP requests are routed by: sites by name, routes by path. Asked by `exchange`, built by `assemble`.
 
 Like all tables it never changes; a reload makes a new one. The order of the checks decides which
-status a client gets, and is that of rpxy (R-RT, §1.6).
+status a client gets, and is that of rpxy (R-RT, §1.6); before all of them stands the gate, if there is one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from rproxy.errors import (
     MethodNotAllowed,
     Misdirected,
     NoRoute,
+    NotAuthorised,
     Redirect,
     Refusal,
     UnknownHost,
 )
 from rproxy.interfaces import Arrival
-from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
+from rproxy.policy.forwarding import ClientFacts, RequestRewriter, ResponseRewriter
 from rproxy.policy.paths import PathTable, replaced, unambiguous
 from rproxy.policy.routes import NameTable
 from rproxy.policy.sticky import StickyCookie
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.hostname import from_wire
-from rproxy.wire.message import BadRequest, Framing, Request
+from rproxy.wire.message import BadRequest, Framing, Headers, Request
 
 MOST_NAMES: Final = 1024
 """Host fields whose canonical names are kept: the same few come again and again."""
@@ -96,6 +97,8 @@ class Site:
     """Bytes of a request's body; 0: any."""
     covers: Any = None
     """Tells whether the site's certificate is good for a name; None without a certificate."""
+    clients: Any = None
+    """The `policy.identity.ClientPolicy` of a site that wants client certificates."""
     log: Any = None
     pages: Any = None
     allow_connect: bool = False
@@ -105,6 +108,13 @@ class Folder(Protocol):
     """Names that no app has, see `services.hosts_http`."""
 
     def find(self, name: str) -> tuple[Site, Route] | None: ...  # noqa: D102
+
+
+class Gate(Protocol):
+    """Bans, address lists and limits per client, see `services.gates`; both may raise a `Refusal`."""
+
+    def client(self, facts: ClientFacts, headers: Headers) -> str: ...  # noqa: D102
+    def admit(self, client: str, site: Site, route: Route | None) -> None: ...  # noqa: D102
 
 
 class Sites:
@@ -122,12 +132,18 @@ class Sites:
         """`folder` serves clear-text requests for names that are not in `clear`, before `default` does."""
         self._secure, self._clear = NameTable(secure), NameTable(clear)
         self._default, self._check_sni, self._folder = default, check_sni, folder
+        self.gate: Gate | None = None
+        """Who may ask, where that is limited; set before the first request."""
 
-    def route(self, request: Request, arrival: Arrival, secure: bool) -> tuple[Site, Route, bytes | None]:
-        """The site, the route, and the Host that is forced on the request if any.
+    def route(
+        self, request: Request, arrival: Arrival, secure: bool, facts: ClientFacts | None = None
+    ) -> tuple[Site, Route, bytes | None]:
+        """The site, the route, and the Host that is forced on the request if any. `facts` are for the gate.
 
         Raises the `Refusal` that answers the request otherwise; it knows the site, once that is found.
         """
+        gate = self.gate if facts is not None else None
+        client = gate.client(facts, request.headers) if gate is not None and facts is not None else ""
         name = host_name(request.authority)
         site = (self._secure if secure else self._clear).find(name) if name else None
         if secure and self._check_sni and name != arrival.server_name:
@@ -140,10 +156,14 @@ class Sites:
             if secure or self._default is None:
                 raise UnknownHost(name or "no name")
             site, forced, name = self._default, self._default.forced_host or None, None
+        if site.clients is not None or arrival.shown is not None:
+            _check_client(site, arrival, secure)
         _check_request(site, request)
         if site.redirect_to and not secure:
             raise _by(site, _redirect(site, request, name))
         route = site.routes.find(request.path or b"/")  # a CONNECT has no path
+        if gate is not None:
+            gate.admit(client, site, route)
         if route is None:
             raise _by(site, NoRoute(site.app))
         return site, route, forced
@@ -182,6 +202,22 @@ def _check_names(site: Site | None, name: str | None, arrival: Arrival, sites: N
         same_app and site is not None and name is not None and (site.covers is None or site.covers(name))
     ):
         raise Misdirected("Host is not the name this connection was made for")
+
+
+def _check_client(site: Site, arrival: Arrival, secure: bool) -> None:
+    """A certificate counts for the app that asked for it, and neither way for another one, whatever its name.
+
+    In clear text nobody shows one, and an app that wants them only redirects.
+    """
+    shown, clients = arrival.shown, site.clients
+    if not secure:
+        allowed = bool(site.redirect_to) or clients.allows(None)
+    elif shown is None or (shown.asked_by is not clients and shown.asked_by != clients):
+        raise Misdirected("this connection was made for another app's clients")
+    else:
+        allowed = shown.allowed
+    if not allowed:
+        raise _by(site, NotAuthorised("in no group and of no name that may"))
 
 
 def _check_request(site: Site, request: Request) -> None:

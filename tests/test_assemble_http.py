@@ -42,6 +42,8 @@ class Machine(Loop):
 class Ends:
     """Stands for `assemble_tls.Ends`."""
 
+    clients = None
+
     def __init__(self, key: str) -> None:
         self.key = key
 

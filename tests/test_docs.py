@@ -86,7 +86,8 @@ def test_every_config_loads_or_is_marked_as_refused(page, code, before):
             parse(code, "docs.toml")
         assert all("not supported yet" in problem.message for problem in caught.value.problems)
     else:
-        assert parse(code, "docs.toml").listen_tls or parse(code, "docs.toml").listen_port_tls
+        config = parse(code, "docs.toml")
+        assert config.listen_tls or config.listen_port_tls or config.l4
 
 
 def accepts(words):
@@ -143,7 +144,7 @@ def test_a_command_that_does_not_exist_would_be_noticed(words):
 def known_flags():
     """Every flag of our commands and twistd's, from their help, and those that other programs have."""
     asked = [[*TWISTD, "--help"], [*TWISTD, "rproxy", "--help"]]
-    verbs = ([], ["run"], ["check"], ["certs"], ["hostname"])
+    verbs = ([], ["run"], ["l4"], ["check"], ["certs"], ["ban"], ["status"], ["hostname"])
     asked += [[sys.executable, "-m", "rproxy.command", *verb, "--help"] for verb in verbs]
     asked.append([sys.executable, str(ROOT / "bench/bench.py"), "--help"])
     told = [

@@ -1,4 +1,4 @@
-"""The models of `[apps.<name>]` and `[l4.<name>]`: names, and what serves them. Part of `schema`."""
+"""The models of `[apps.<name>]`: names, and what serves them. Part of `schema`, some of it also of `l4`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from pydantic import (
 from rproxy.config.acme import provable
 from rproxy.config.forms import PEER_KEYS, arranged
 from rproxy.config.http import AccessLog, ErrorPages, HeaderRules, StickyCookie, Tuning
-from rproxy.config.location import Kind, Location, location, stream_listener
+from rproxy.config.limits import Clients as Clients
+from rproxy.config.limits import RateLimit as RateLimit
+from rproxy.config.limits import RequestLimit
+from rproxy.config.location import Location, location
 from rproxy.config.table import Table
 from rproxy.config.values import (
     Balance,
@@ -42,16 +45,11 @@ from rproxy.config.values import (
     filled,
     one_of,
     one_or_many,
-    quoted,
 )
 
 
 def _location(value: object, info: ValidationInfo) -> Location:
     return location(value, base_of(info))
-
-
-def _stream_listener(value: object, info: ValidationInfo) -> str:
-    return stream_listener(value, base_of(info))
 
 
 _Part = TypeVar("_Part", bound=Table)
@@ -92,17 +90,7 @@ class Upstream(Table):
         return where.with_port(443 if info.data.get("tls") else 80)
 
 
-class ServiceUpstream(Upstream):
-    """One peer of an L4 service, whose port has to be written: no protocol, no default."""
-
-    @field_validator("location")
-    @classmethod
-    def _with_port(cls, where: Location, info: ValidationInfo) -> Location:
-        if where.kind is Kind.INET and not where.port:
-            raise Wrong(
-                f"{quoted(where.text)} has no port", f'write "{where.text}:5432", with the port it listens on'
-            )
-        return where
+ClientAuth = Literal["required", "optional"]
 
 
 class Tls(Table):
@@ -111,7 +99,13 @@ class Tls(Table):
     tls_cert_path: FilePath | None = None
     tls_cert_key_path: FilePath | None = None
     client_ca_cert_path: FilePath | None = None
-    """When given, clients need a certificate signed by one of these authorities."""
+    """When given, clients need a certificate signed by one of these authorities, or of one below them."""
+    client_auth: Annotated[ClientAuth, PlainValidator(one_of(ClientAuth))] = "required"
+    """With "optional" a client may also show none; a bad one is refused all the same."""
+    client_crl_path: FilePath | None = None
+    """Lists of revoked certificates, of every authority that signs clients'; out of date, nobody gets in."""
+    client_cert_header: Flag = False
+    """Whether peers get the client's whole certificate in `Client-Cert` (RFC 9440)."""
     https_redirection: Flag | None = None
     """Another place for `App.https_redirection`; None once settled."""
     acme: Flag = False
@@ -157,6 +151,8 @@ class ReverseProxy(Tuning):
         tuple[Annotated[UpstreamOption, PlainValidator(one_of(UpstreamOption))], ...],
         BeforeValidator(any_number),
     ] = ()
+    request_limit: RequestLimit | None = None
+    """How often a client may ask for what is below this path; counted besides that of the app."""
     health_check: Annotated[HealthCheck | None, BeforeValidator(_health_check)] = None
     max_fails: Count = 1
     """Failures within `fail_timeout` until a peer is left out for so long; 0: never."""
@@ -235,11 +231,22 @@ class App(Tuning):
     error_pages: ErrorPages = {}
     access_log: AccessLog = AccessLog()
     """Once settled: with what only the file as a whole says."""
+    allow: Clients = ()
+    """Who may use this app; empty: everybody. Networks, as `NetworkSet` takes them, or names of clouds."""
+    deny: Clients = ()
+    """Who may not, whatever `allow` says."""
+    rate_limit: RateLimit | None = None
+    """On TLS connections to the app."""
+    request_limit: RequestLimit | None = None
     allow_connect: Flag = False
     """Whether CONNECT requests are passed on to peers, which decide where they lead."""
     https_redirection: Flag | None = None
     """See `redirects`."""
     tls: Tls | None = None
+    authorized_groups: Annotated[tuple[Text, ...], BeforeValidator(one_or_many)] = ()
+    """Groups (`user@group` in the client's certificate) whose requests are served."""
+    authorized_names: Annotated[tuple[Text, ...], BeforeValidator(one_or_many)] = ()
+    """Names in the certificate that are served, too. Both empty: every client that `tls` lets in."""
     reverse_proxy: Annotated[tuple[ReverseProxy, ...], BeforeValidator(one_or_many)] = ()
     passthrough: Passthrough | None = None
 
@@ -308,34 +315,6 @@ def _told(part: _Part, said: dict[str, Any]) -> _Part:
     """The part with what it has not said itself."""
     new = {key: value for key, value in said.items() if key not in part.model_fields_set}
     return part.model_copy(update=new) if new else part
-
-
-class RateLimit(Table):
-    """What one client of an L4 service may do: a token bucket on new connections, a cap on open ones."""
-
-    capacity: Some
-    fill_rate: SomeSeconds
-    """Seconds until one token is added."""
-    max_connections: Count = 0
-    """0: no cap."""
-
-
-class L4(Table):
-    """A TCP service behind TLS with client certificates, whatever is spoken inside."""
-
-    listen: Annotated[
-        tuple[Annotated[str, PlainValidator(_stream_listener)], ...], BeforeValidator(one_or_many)
-    ]
-    """Twisted server endpoint strings."""
-    tls: Tls
-    upstream: Annotated[tuple[ServiceUpstream, ...], BeforeValidator(filled)]
-    load_balance: Annotated[StreamBalance, PlainValidator(_stream_balance)] = "least_connections"
-    authorized_groups: Annotated[tuple[Text, ...], BeforeValidator(one_or_many)] = ()
-    """Groups (`user@group` in the certificate) that may connect; empty: every signed certificate."""
-    rate_limit: RateLimit | None = None
-    timeout: Seconds = 600.0
-    """Seconds without a byte in either direction until a connection is closed; 0: never."""
-    proxy_protocol: Annotated[ProxyVersion, PlainValidator(one_of(ProxyVersion))] = "none"
 
 
 def app_key(name: object) -> str:

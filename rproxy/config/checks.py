@@ -13,8 +13,10 @@ from itertools import chain
 from pathlib import Path as FilePath
 from typing import Final
 
-from rproxy.config.apps import L4, App, ReverseProxy, StreamUpstream, Tls, Upstream
+from rproxy.config.apps import App, ReverseProxy, StreamUpstream, Tls, Upstream
+from rproxy.config.clientchecks import client_mistakes
 from rproxy.config.http import Tuned
+from rproxy.config.limitchecks import limit_mistakes
 from rproxy.config.location import Location
 from rproxy.config.mistakes import Mistake, Path
 from rproxy.config.schema import Configuration
@@ -292,20 +294,13 @@ def _twice(config: Configuration) -> Iterator[Found]:
 
 
 def _services(config: Configuration) -> Iterator[Found]:
-    for key, service in config.l4.items():
-        path: Path = ("l4", key)
-        yield from _certificate(config, service.tls, (*path, "tls"))
-        yield from _group(service.upstream, (*path, "upstream"))
-        yield from _authority(service, path)
+    from rproxy.config.l4checks import services  # it stands upon this file
+
+    yield from services(config)
 
 
-def _authority(service: L4, path: Path) -> Iterator[Found]:
-    if service.authorized_groups and service.tls.client_ca_cert_path is None:
-        message = "authorized_groups needs client certificates, and tls has no client_ca_cert_path"
-        about: tuple[Path, ...] = ((*path, "tls"),)
-        yield _found(
-            (*path, "authorized_groups"), message, "add tls.client_ca_cert_path", about=about, at_key=True
-        )
+def _elsewhere(config: Configuration) -> Iterator[Found]:
+    return (Found(*each) for each in chain(limit_mistakes(config), client_mistakes(config)))
 
 
 def _found(
@@ -330,7 +325,9 @@ def _encrypted(config: Configuration) -> bool:
 
 _CLEAR: Final[tuple[Path, ...]] = (("listen_port",), ("listen",))
 _ENCRYPTED: Final[tuple[Path, ...]] = (("listen_port_tls",), ("listen_tls",))
-_FOR_REQUESTS: Final = {*Tuned._fields, "request_headers", "response_headers"} - {"connect_timeout"}
+_FOR_REQUESTS: Final = {*Tuned._fields, "request_headers", "response_headers", "request_limit"} - {
+    "connect_timeout"
+}
 _FOR_ANSWERS: Final = {"path", "expected_status"}
 _SOURCES: Final = ("certificate files", "acme", "self_signed")
 
@@ -346,4 +343,5 @@ CHECKS: Final[tuple[Callable[[Configuration], Iterator[Found]], ...]] = (
     _defaults,
     _twice,
     _services,
+    _elsewhere,
 )

@@ -25,9 +25,6 @@ class Row(NamedTuple):
 
 NOT_YET: Final = (
     Row("workers", "more than one process", fine=(1,)),
-    Row("l4", "TCP services with client certificates"),
-    Row("apps.*.tls.client_ca_cert_path", "client certificates"),
-    Row("apps.*.reverse_proxy.upstream_options", "HTTP/2 to backends", only=("force_http2_upstream",)),
     Row("experimental.connection_handling_timeout", "a limit on whole connections", fine=(0,)),
     Row("experimental.h3", "HTTP/3"),
     Row("experimental.cache", "the response cache"),

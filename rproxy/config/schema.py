@@ -12,8 +12,10 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator
 
 from rproxy.config.acme import Acme
-from rproxy.config.apps import L4, App, AppKey, ReverseProxy
+from rproxy.config.apps import App, AppKey, ReverseProxy
 from rproxy.config.http import AccessLog, Rate, Retries, Tuned
+from rproxy.config.l4 import L4
+from rproxy.config.limits import Clients, Jail, RateLimit, SocketPath
 from rproxy.config.location import address_v4, address_v6, listener
 from rproxy.config.table import Table
 from rproxy.config.values import (
@@ -32,6 +34,7 @@ from rproxy.config.values import (
     Text,
     WholeSeconds,
     Wrong,
+    any_number,
     base_of,
     one_or_many,
     whole,
@@ -144,6 +147,17 @@ class Configuration(Table):
     max_clients: Some = 512
     max_clients_per_ip: Count = 0
     """0: no cap."""
+    allow: Clients = ()
+    """Who may connect; empty: everybody."""
+    deny: Clients = ()
+    """Who may not, whatever `allow` says."""
+    rate_limit: RateLimit | None = None
+    """On connections to each listener."""
+    ban_list: FilePath | None = None
+    """Who is banned, see `services.bans`; None: bans are forgotten at a stop."""
+    jail: Annotated[tuple[Jail, ...], BeforeValidator(any_number)] = ()
+    admin_socket: SocketPath | None = None
+    """Where `rproxy ban` and the like ask; None: nowhere."""
     trusted_forwarded_proxies: NetworksOrClouds = ()
     request_max_body_size: Size = DEFAULT_BODY
     """0: unlimited."""
@@ -179,7 +193,8 @@ class Configuration(Table):
     upgrade_idle_timeout: Seconds = 3600.0
     """0: none."""
     retries: Retries = 2
-    keepalive: Count = 64
+    keepalive: Count = 256
+    """As many as a few browsers ask for at a time in HTTP/2: a burst need not open them anew."""
     upstream_keepalive_timeout: SomeSeconds = 20.0
     """Less than what servers grant, so that it is seldom they who close; as in rpxy."""
     ignore_sni_consistency: Flag = False

@@ -9,7 +9,6 @@ on the way to a route ends here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
@@ -18,12 +17,14 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
+from rproxy.downstream.admission import USUAL, Admission
+from rproxy.downstream.admission import PeekOptions as PeekOptions
+from rproxy.downstream.admission import ProxyPolicy as ProxyPolicy
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
 from rproxy.interfaces import Arrival, Journal, Lease, address_of
-from rproxy.policy.networks import NetworkSet
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record
-from rproxy.wire.clienthello import MAX_HELLO, HelloReader, looks_like_http
+from rproxy.wire.clienthello import HelloReader, looks_like_http
 from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
 
 log = Logger(__name__)
@@ -40,39 +41,6 @@ PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nServer: rproxy\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(PLAIN_HTTP_BODY), PLAIN_HTTP_BODY)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyPolicy:
-    """Whom to believe when a connection begins with a PROXY header; `timeout` is for the whole of it.
-
-    With `required` every connection has to begin with one and only peers in `trusted` may
-    connect. Without, peers in `trusted` may send one and a header from anybody else is refused.
-    """
-
-    trusted: NetworkSet
-    required: bool = False
-    timeout: float = 3.0
-
-    def trusts(self, peer: Address) -> bool:
-        """Whether this socket peer is one that may send a header."""
-        return peer.host in self.trusted if isinstance(peer, Inet) else self.trusted.unix
-
-
-@dataclass(frozen=True, slots=True)
-class PeekOptions:
-    """What a reload may change for connections still to come."""
-
-    hello_timeout: float = 10.0
-    max_hello: int = MAX_HELLO
-    proxy: ProxyPolicy | None = None
-
-
-class Admission(Protocol):
-    """The limits, see `services.limits`."""
-
-    def admit(self, lease: Lease) -> None: ...  # noqa: D102
-    def admit_client(self, client: Address, lease: Lease) -> None: ...  # noqa: D102
 
 
 class Register(Protocol):
@@ -101,7 +69,7 @@ class PeekFactory:
         connections: Register,
         journal: Journal,
         deadlines: Deadlines,
-        options: PeekOptions = PeekOptions(),
+        options: PeekOptions = USUAL,
         *,
         clear: IProtocolFactory | None = None,
     ) -> None:
@@ -117,15 +85,22 @@ class PeekFactory:
         """Nothing to tear down; Twisted's ports call it."""
 
     def buildProtocol(self, addr: Any) -> Any:
-        """A `Peek` for this peer; None, which closes the connection, when a limit is reached."""
+        """A `Peek` for this peer; None, which closes the connection, when it may not come."""
         peer = addr if isinstance(addr, Inet) else address_of(addr)
-        lease = Lease()
+        lease, options = Lease(), self.options
+        is_client = options.proxy is None or not options.proxy.trusts(peer)
         try:
+            if is_client and options.gate is not None:
+                options.gate.check(peer)  # first: who is banned takes no place
             self.limits.admit(lease)
-            if self.options.proxy is None or not self.options.proxy.trusts(peer):
+            if is_client:
                 self.limits.admit_client(peer, lease)
-        except TooMany:
+                if options.gate is not None:
+                    options.gate.count(peer, lease)
+        except Refusal as refusal:
             lease.release()
+            if options.gate is not None:
+                options.gate.turned_away(peer, refusal)
             return None
         return Peek(self, peer, lease)
 
@@ -150,6 +125,14 @@ class Peek:
         self._header: ProxyHeaderReader | None = None
         self._first = b""
 
+    @property
+    def client_host(self) -> str:
+        """The client's address as text, once it is known; empty on a unix socket."""
+        if self._arrival is None or self._header is not None:
+            return ""
+        client = self._arrival.client
+        return client.host if isinstance(client, Inet) else ""
+
     def makeConnection(self, transport: Any) -> None:
         """Twisted's call: the clock starts for all that has to come before a route is chosen."""
         self.transport, factory = transport, self._factory
@@ -173,7 +156,7 @@ class Peek:
             assert self._arrival is not None
             try:
                 self._hand_over(self._clear, self._arrival)
-            except TooMany as refusal:  # nobody above would end it when it is the first thing that happens
+            except Refusal as refusal:  # nobody above would end it when it is the first thing that happens
                 self._refuse(refusal)
 
     def _expect(self, seconds: float) -> None:
@@ -228,7 +211,12 @@ class Peek:
         self._header, self._first = None, b""
         if header is not None:
             self._arrival = self._arrival.with_header(header)
-        self._factory.limits.admit_client(self._arrival.client, self._lease)
+        client, gate = self._arrival.client, self._options.gate
+        if gate is not None:
+            gate.check(client)
+        self._factory.limits.admit_client(client, self._lease)
+        if gate is not None:
+            gate.count(client, self._lease)
         self._await_hello()
 
     def _read_hello(self, data: bytes) -> None:

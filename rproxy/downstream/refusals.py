@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from math import ceil
 from typing import Any, NamedTuple
 
-from rproxy.errors import LastHop, Redirect, Refusal
+from rproxy.errors import LastHop, RateLimited, Redirect, Refusal
 from rproxy.sites import Site
 from rproxy.wire.message import Fields, Pair, Request
 
@@ -40,5 +41,7 @@ def page_of(server: Any, answers: Any, refusal: Refusal, request: Request | None
         pairs.append((b"Cache-Control", b"no-store"))
     if status == 405 or isinstance(refusal, LastHop):
         pairs.append((b"Allow", METHODS))
+    if isinstance(refusal, RateLimited):  # RFC 6585 §4
+        pairs.append((b"Retry-After", b"%d" % max(1, ceil(refusal.wait))))
     is_head = request is not None and request.method == b"HEAD"
     return Page(status, Fields(pairs), len(body), b"" if is_head else body)

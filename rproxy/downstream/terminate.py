@@ -2,21 +2,24 @@
 
 Peek has read the ClientHello, so everything is decided before OpenSSL sees the first byte: the
 site by the routing, the protocol here. The context that goes with both is made once and shared.
+Where an app wants client certificates, what is inside begins once the client's is verified.
 Imports OpenSSL, so `assemble` imports it only for configurations that terminate TLS.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadlines
 from rproxy.errors import NoCommonProtocol, Refusal
 from rproxy.interfaces import Arrival, arrival_of
+from rproxy.policy.identity import ClientPolicy, Shown
 from rproxy.tls import HANDSHAKE, Scratch, TLSTransport
 from rproxy.wire.clienthello import ClientHello
 
@@ -27,6 +30,12 @@ HTTP1 = b"http/1.1"
 HTTP2 = b"h2"
 OLD_HTTP = b"http/1.0"
 """What `curl --http1.0` lists alone; the same protocol to us, since requests say their version."""
+
+LINGER: Final = 1.0
+"""Seconds for which a client whose certificate was refused is listened to: in TLS 1.3 it believes the
+handshake done and sends its request; closing on unread bytes is a reset, which would overtake the alert."""
+LINGER_BYTES: Final = 1 << 20
+"""Bytes dropped at most in that time; a client that sends on and on is reset. Both as in `peek`."""
 
 
 class NoCertificate(Refusal):
@@ -45,7 +54,10 @@ class Site(Protocol):
 
 @implementer(IProtocolFactory)
 class Terminate:
-    """Serves each connection by TLS around what `inner` builds. `offered` is in our order of preference."""
+    """Serves each connection by TLS around what `inner` builds. `offered` is in our order of preference.
+
+    `clients` says whom an app serves whose `site` asks for certificates.
+    """
 
     def __init__(
         self,
@@ -55,8 +67,9 @@ class Terminate:
         deadlines: Deadlines,
         *,
         handshake_timeout: float = HANDSHAKE,
+        clients: ClientPolicy | None = None,
     ) -> None:
-        self.site, self.inner, self.offered = site, inner, offered
+        self.site, self.inner, self.offered, self.clients = site, inner, offered, clients
         self.deadlines, self.handshake_timeout = deadlines, handshake_timeout
         self.scratch = Scratch()
 
@@ -76,12 +89,27 @@ class Terminate:
             choices = (choose(arrival.hello, self.offered),)
             arrival = arrival.with_alpn(choices[0])
         context = self.site.context(choices)
+        if self.clients is not None:
+            return self._verified(arrival, context, self.clients)
         protocol: Any = self.inner.buildProtocol(arrival)
         if protocol is None:
             return None
         connection = SSL.Connection(context)
         connection.set_accept_state()
         secured: Any = Secured(self, arrival, protocol, connection)
+        return cast(IProtocol, secured)
+
+    def _verified(self, known: Arrival, context: SSL.Context, clients: ClientPolicy) -> IProtocol | None:
+        """The same for a client that is asked for a certificate; the context is one that does."""
+        shown = Shown(clients)
+        arrival = known.with_shown(shown)
+        protocol: Any = self.inner.buildProtocol(arrival)
+        if protocol is None:
+            return None
+        connection = SSL.Connection(context)
+        connection.set_app_data(shown)
+        connection.set_accept_state()
+        secured: Any = Verified(self, arrival, cast(Any, Unidentified(protocol)), connection)
         return cast(IProtocol, secured)
 
 
@@ -104,6 +132,70 @@ class Secured(TLSTransport):
             name=self._arrival.server_name or "-",
             listener=self._arrival.listener or "-",
         )
+
+
+class Verified(Secured):
+    """The same where the client has to show a certificate, and is told what is wrong with it."""
+
+    _gone = False
+    _dropped = 0
+
+    def handshake_failed(self, words: str, error: BaseException | None) -> None:
+        """With what is wrong with the certificate, and whose it is."""
+        problem = self._arrival.shown.problem
+        super().handshake_failed(f"{words}: {problem}" if problem else words, error)
+
+    def dataReceived(self, data: bytes) -> None:
+        """The transport's call: records, cut anywhere."""
+        if self._lost:
+            self._drop(len(data))
+        else:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The transport's call, once."""
+        self._gone = True
+        super().connectionLost(reason)
+
+    def _close_below(self) -> None:
+        if self._done or self._gone:
+            super()._close_below()
+        else:
+            self.transport.loseWriteConnection()
+            self._wait(LINGER, self.transport.abortConnection)
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > LINGER_BYTES:
+            self.transport.abortConnection()
+
+
+@implementer(IHandshakeListener)
+class Unidentified:
+    """Stands where a connection's protocol will be once its client is known; else that never begins."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        """TLS's call before the handshake."""
+        self._transport = transport
+
+    def handshakeCompleted(self) -> None:
+        """TLS's call: the client's certificate is verified, or it has none and needs none."""
+        self._transport.wrappedProtocol = self._protocol
+        self._protocol.makeConnection(self._transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Never called: nothing is decrypted before."""
+
+    def drain(self) -> None:
+        """The proxy stops; a handshake is not waited for."""
+        self._transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """TLS's call: it came to nothing."""
 
 
 def choose(hello: ClientHello, offered: tuple[bytes, ...]) -> bytes:

@@ -9,6 +9,7 @@ What frames the body is left out: the caller appends `http1_write.framing_pairs`
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Final
 
@@ -57,12 +58,34 @@ class Memory:
 class ClientFacts:
     """What the requests of one downstream connection say about their client; made once per connection."""
 
-    __slots__ = ("_claim", "_forwarded_for", "_pairs", "_trusted", "https", "memory", "node", "port")
+    __slots__ = (
+        "_claim",
+        "_forwarded_for",
+        "_pairs",
+        "_shown",
+        "_trusted",
+        "https",
+        "memory",
+        "node",
+        "port",
+        "subject",
+    )
 
-    def __init__(self, client: Address, *, https: bool, port: int, trusted: NetworkSet) -> None:
+    def __init__(
+        self,
+        client: Address,
+        *,
+        https: bool,
+        port: int,
+        trusted: NetworkSet,
+        subject: str | None = None,
+        certificate: bytes = b"",
+    ) -> None:
         """`client` is who connected, or whom a PROXY header names; `https` and `port` are what it used here.
 
         `trusted` are the networks whose forwarding fields are believed; `port` is 0 on a unix socket.
+        `subject` is that of the client's verified certificate, in printable ASCII, None without one;
+        `certificate` is that in DER, where peers are to get it.
         """
         if isinstance(client, Inet):
             self.node, is_trusted = client.host.partition("%")[0], client.host in trusted
@@ -71,7 +94,9 @@ class ClientFacts:
         self.https, self.port = https, port
         self.memory = Memory()
         self._claim = Claims((Hop(self.node, b"https" if https else b"http"),), https, port)
-        self._pairs = _forwarding_pairs(self._claim)
+        self.subject = subject
+        self._shown = _shown_pairs(subject, certificate)
+        self._pairs = [*_forwarding_pairs(self._claim), *self._shown]
         self._forwarded_for = b", ".join(_nodes(self._claim))
         self._trusted = trusted if is_trusted else None
 
@@ -87,8 +112,8 @@ class ClientFacts:
         return believe(headers, self._claim.hops[0], self.port, self._trusted)
 
     def pairs(self, claims: Claims) -> Sequence[Pair]:
-        """The X-Forwarded fields and X-Real-IP that say this."""
-        return self._pairs if claims is self._claim else _forwarding_pairs(claims)
+        """The X-Forwarded fields and X-Real-IP that say this, and those about the client's certificate."""
+        return self._pairs if claims is self._claim else [*_forwarding_pairs(claims), *self._shown]
 
     def forwarded_for(self, headers: Headers) -> bytes:
         """X-Forwarded-For as the peer was told it, for the log; empty if only unix sockets are known."""
@@ -294,6 +319,12 @@ def _forwarding_pairs(claims: Claims) -> list[Pair]:
         (b"X-Forwarded-Ssl", b"on" if claims.https else b"off"),
     ]
     return [(b"X-Forwarded-For", b", ".join(nodes)), (b"X-Real-IP", nodes[0]), *pairs] if nodes else pairs
+
+
+def _shown_pairs(subject: str | None, certificate: bytes) -> list[Pair]:
+    """What a verified certificate says, and all of it as a byte sequence (RFC 9440 §2.2, RFC 8941 §3.3.5)."""
+    pairs = [] if subject is None else [(b"X-Client-Cert-Subject", subject.encode("ascii"))]
+    return [*pairs, (b"Client-Cert", b":%b:" % b64encode(certificate))] if certificate else pairs
 
 
 def _nodes(claims: Claims) -> list[bytes]:

@@ -25,6 +25,8 @@ class Answers:
         self._pages = Pages()
         self.log: RequestLog | None = None
         """For requests that reached no app."""
+        self.jails: Any = None
+        """Who counts what was answered, see `services.jails`."""
 
     def page(
         self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
@@ -38,6 +40,8 @@ class Answers:
     def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
         """One line, if anybody wants it."""
         site = exchange.site if exchange is not None else None
+        if self.jails is not None:
+            self._count(server, request, exchange)
         line: RequestLog | None = site.log if site is not None else self.log
         if line is None:
             return
@@ -70,8 +74,16 @@ class Answers:
                 visitor.referer,
                 visitor.forwarded_for,
                 forwarded(server.facts.claims(request.headers), request.authority) if named else b"",
+                server.facts.subject,
             )
         )
+
+    def _count(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
+        if request is None or exchange is None:
+            self.jails.request(server.facts, None, server.status, server.reason, "-")
+            return
+        app = exchange.site.app if exchange.site is not None else "-"
+        self.jails.request(server.facts, request.headers, exchange.status, exchange.reason, app)
 
 
 class Visitor:

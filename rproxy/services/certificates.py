@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import Service
@@ -22,6 +22,8 @@ from twisted.logger import Logger
 
 from rproxy.downstream.terminate import NoCertificate
 from rproxy.keypair import KeyPair, load_pair
+from rproxy.services.clientca import ClientCA, ClientFiles
+from rproxy.services.eye import Eye, Readable
 from rproxy.services.reload import fingerprint
 from rproxy.tls import use_pair, words_of
 
@@ -46,16 +48,9 @@ GROUPS = (b"X25519MLKEM768:X25519:prime256v1:secp384r1", b"X25519:prime256v1:sec
 know. Its default adds X448, P-521 and finite fields."""
 
 Protocols = tuple[bytes, ...]
-
-
-class Source(Protocol):
-    """Where a site's certificates come from; a frozen, hashable value, equal to one that gives the same."""
-
-    def fingerprint(self) -> Hashable:
-        """Cheap; differs once `load` may give something else."""
-
-    def load(self) -> tuple[KeyPair, ...]:
-        """The certificates as they are now. Raises `ValueError` with a sentence."""
+Pairs = tuple[KeyPair, ...]
+Source = Readable[Pairs]
+"""Where a site's certificates come from; a frozen, hashable value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ class Files:
         """What `stat` says of every file, or of what their symlinks lead to."""
         return tuple(fingerprint(path) for pair in self.pairs for path in pair)
 
-    def load(self) -> tuple[KeyPair, ...]:
+    def load(self) -> Pairs:
         """Read all of them."""
         return tuple(load_pair(certificate, key) for certificate, key in self.pairs)
 
@@ -86,7 +81,7 @@ class Issued:
         """What `stat` says of the file."""
         return fingerprint(self.path)
 
-    def load(self) -> tuple[KeyPair, ...]:
+    def load(self) -> Pairs:
         """The pair, if there is one yet; one that is damaged is as good as none, another is ordered."""
         try:
             return (load_pair(self.path, self.path),) if self.path.exists() else ()
@@ -96,10 +91,13 @@ class Issued:
 
 
 class Site:
-    """The certificates of one app. Tickets given out here are good nowhere else."""
+    """The certificates of one app. Tickets given out here are good nowhere else.
 
-    def __init__(self, name: str, pairs: tuple[KeyPair, ...]) -> None:
-        self.name, self.pairs = name, pairs
+    With `clients` it asks for certificates, and gives out no tickets that are good for anything.
+    """
+
+    def __init__(self, name: str, pairs: Pairs, clients: ClientCA | None = None) -> None:
+        self.name, self.pairs, self.clients = name, pairs, clients
         self._contexts: dict[Protocols, SSL.Context] = {}
 
     def context(self, protocols: Protocols) -> SSL.Context:
@@ -112,12 +110,17 @@ class Site:
         if context is None:
             if not self.pairs:
                 raise NoCertificate("the first certificate has not been issued yet")
-            context = self._contexts[protocols] = server_context(self.name, self.pairs, protocols)
+            context = server_context(self.name, self.pairs, protocols, self.clients)
+            self._contexts[protocols] = context
         return context
 
-    def replace(self, pairs: tuple[KeyPair, ...]) -> None:
+    def replace(self, pairs: Pairs) -> None:
         """Use these from now on, with new ticket keys; connections that live keep what they have."""
         self.pairs, self._contexts = pairs, {}
+
+    def trust(self, clients: ClientCA) -> None:
+        """The same for the authorities of clients."""
+        self.clients, self._contexts = clients, {}
 
     def covers(self, name: str) -> bool:
         """Whether every certificate is good for this canonical name, or has just this wildcard."""
@@ -131,23 +134,28 @@ class Certificates(Service):
 
     def __init__(self, reactor: Any, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._reactor, self._now = reactor, now
-        self._watched: dict[tuple[str, Source], _Watched] = {}
-        self._used: set[tuple[str, Source]] = set()
+        self._watched: dict[_Key, _Watched] = {}
+        self._used: set[_Key] = set()
         self._timer: Any = None
 
-    def site(self, name: str, source: Source, served: Sequence[str]) -> Site:
-        """The site of this app: the same one as before a reload if its source is the same.
+    def site(
+        self, name: str, source: Source, served: Sequence[str], clients: ClientFiles | None = None
+    ) -> Site:
+        """The site of this app: the same one as before a reload if its sources are the same.
 
-        `served` are the app's names; one that a certificate does not cover is warned about.
-        Raises `ValueError` when a new source cannot be loaded.
+        `served` are the app's names; one that a certificate does not cover is warned about. `clients` are
+        the files with the authorities whose certificates its clients show. Raises `ValueError` when a new
+        source cannot be loaded.
         """
-        key = name, source
+        key = name, source, clients
         if key not in self._watched:
-            self._watched[key] = self._load(name, source)
-        self._watched[key].served = tuple(served)
-        self._warn(self._watched[key])
+            self._watched[key] = self._load(name, source, clients)
+        watched = self._watched[key]
+        watched.served = tuple(served)
+        self._warn(watched)
+        self._warn_about_clients(watched)
         self._used.add(key)
-        return self._watched[key].site
+        return watched.site
 
     def forget_unused(self) -> None:
         """Called when new routes are in use: sites not asked for since the last call are let go."""
@@ -157,7 +165,7 @@ class Certificates(Service):
     def look_at(self, source: Source) -> None:
         """Look at this source now: whoever has written it does not want to wait."""
         for watched in list(self._watched.values()):
-            if watched.source == source:
+            if watched.pairs.source == source:
                 self._look_at(watched)
 
     def startService(self) -> None:
@@ -171,11 +179,16 @@ class Certificates(Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _load(self, name: str, source: Source) -> _Watched:
-        seen = source.fingerprint()  # before reading: what changes meanwhile is seen at the next look
-        pairs = source.load()
-        check(name, pairs)
-        return _Watched(source, Site(name, pairs), seen, self._reactor.seconds())
+    def _load(self, name: str, source: Source, files: ClientFiles | None) -> _Watched:
+        def complain(what: str) -> Callable[[str], None]:
+            words = "the new {what} of {app} is not used: {why}; the old one stays"
+            return lambda why: log.error(words, what=what, app=name, why=why)
+
+        pairs = Eye(source, lambda found: check(name, found), complain("certificate"))
+        if files is None:
+            return _Watched(Site(name, pairs.found), pairs, None, self._reactor.seconds())
+        clients = Eye(files, ClientCA.check, complain("client CA"))
+        return _Watched(Site(name, pairs.found, clients.found), pairs, clients, self._reactor.seconds())
 
     def _look(self) -> None:
         self._timer = self._reactor.callLater(LOOK_EVERY, self._look)
@@ -186,46 +199,40 @@ class Certificates(Service):
                 log.failure("looking at the certificates of {app} failed", app=watched.site.name)
 
     def _look_at(self, watched: _Watched) -> None:
-        found = watched.source.fingerprint()
-        if found != watched.seen:
-            self._renew(watched, found)
+        site = watched.site
+        if watched.pairs.look():
+            self._use(watched)
+            log.info("{app} has a new certificate: {facts}", app=site.name, facts=_facts(site.pairs))
+            self._warn(watched)
+        if watched.clients is not None and watched.clients.look():
+            site.trust(watched.clients.found)
+            log.info("{app} has a new client CA: {facts}", app=site.name, facts=watched.clients.found.facts())
+        self._warn_about_clients(watched)
         if self._reactor.seconds() - watched.sealed_since >= FRESH_KEYS_EVERY:
-            self._use(watched, watched.site.pairs)
+            self._use(watched)
             self._warn(watched)
+            watched.told = []
 
-    def _renew(self, watched: _Watched, found: Hashable) -> None:
-        """Read what has changed. Trouble is told once it has lasted for two looks, and read again each time.
-
-        Certificate and key are written one after the other, so for a moment they do not belong together.
-        """
-        try:
-            pairs = watched.source.load()
-            check(watched.site.name, pairs)
-        except ValueError as problem:
-            if found == watched.troubled and str(problem) != watched.told:
-                watched.told = str(problem)
-                log.error(
-                    "the new certificate of {app} is not used: {why}; the old one stays",
-                    app=watched.site.name,
-                    why=watched.told,
-                )
-            watched.troubled = found
-            return
-        watched.seen, watched.troubled, watched.told = found, None, ""
-        if pairs and pairs != watched.site.pairs:  # a file that is gone takes nothing away
-            self._use(watched, pairs)
-            log.info("{app} has a new certificate: {facts}", app=watched.site.name, facts=_facts(pairs))
-            self._warn(watched)
-
-    def _use(self, watched: _Watched, pairs: tuple[KeyPair, ...]) -> None:
-        watched.site.replace(pairs)
+    def _use(self, watched: _Watched) -> None:
+        watched.site.replace(watched.pairs.found)
         watched.sealed_since = self._reactor.seconds()
 
     def _warn(self, watched: _Watched) -> None:
         for pair in watched.site.pairs:
-            concerns = [] if isinstance(watched.source, Issued) else pair.concerns(self._now())
+            issued = isinstance(watched.pairs.source, Issued)
+            concerns = [] if issued else pair.concerns(self._now())
             for concern in [*concerns, *_uncovered(pair, watched.served)]:
                 log.warn("certificate of {app}: {concern}", app=watched.site.name, concern=concern)
+
+    def _warn_about_clients(self, watched: _Watched) -> None:
+        """Whatever is new among what keeps clients out: a list may expire between two days."""
+        if watched.clients is None:
+            return
+        concerns = watched.clients.found.concerns(self._now())
+        for concern in concerns:
+            if concern not in watched.told:
+                log.error("client CA of {app}: {concern}", app=watched.site.name, concern=concern)
+        watched.told = concerns
 
 
 def check(name: str, pairs: Sequence[KeyPair]) -> None:
@@ -236,7 +243,9 @@ def check(name: str, pairs: Sequence[KeyPair]) -> None:
         raise ValueError(f"{pairs[0].certificate_path} is not usable: {words_of(error)}")
 
 
-def server_context(name: str, pairs: Sequence[KeyPair], protocols: Protocols) -> SSL.Context:
+def server_context(
+    name: str, pairs: Sequence[KeyPair], protocols: Protocols, clients: ClientCA | None = None
+) -> SSL.Context:
     """A context with these certificates; OpenSSL picks one that suits the client's signature algorithms."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -248,22 +257,26 @@ def server_context(name: str, pairs: Sequence[KeyPair], protocols: Protocols) ->
     _keep_tickets_apart(context, name)
     for pair in pairs:
         use_pair(context, pair)
+    if clients is not None:
+        clients.ask(context)
     if protocols:
         context.set_alpn_select_callback(_selector(protocols))
     return context
 
 
+_Key = tuple[str, Source, ClientFiles | None]
+
+
 @dataclass(slots=True)
 class _Watched:
-    """A site with its source, and how far it has been looked at."""
+    """A site with its sources; `told` are the concerns about clients that have been written down."""
 
-    source: Source
     site: Site
-    seen: Hashable
+    pairs: Eye[Pairs]
+    clients: Eye[ClientCA] | None
     sealed_since: float
     served: tuple[str, ...] = ()
-    troubled: Hashable = None
-    told: str = ""
+    told: Sequence[str] = ()
 
 
 def _set_groups(context: SSL.Context) -> None:

@@ -5,13 +5,13 @@ A place is a `Ticket` in the connection's lease, given back once when the connec
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from twisted.logger import Logger
 
 from rproxy.errors import TooMany
 from rproxy.interfaces import Lease
+from rproxy.policy.bucket import Key, client_key
 from rproxy.wire.address import Address, Inet
 
 log = Logger(__name__)
@@ -27,7 +27,7 @@ class Limits:
         self._clock = clock
         self.max_clients, self.max_clients_per_ip = max_clients, max_clients_per_ip
         self.open = 0
-        self._per_client: dict[bytes | str, int] = {}
+        self._per_client: dict[Key, int] = {}
         self._refused = 0
         self._silent_until = float("-inf")
 
@@ -42,7 +42,7 @@ class Limits:
         """Take a place among this client's connections; an IPv6 client is its /64. Raises `TooMany`."""
         if not isinstance(client, Inet):
             return
-        key = _client_key(client.host)
+        key = client_key(client.host)
         count = self._per_client.get(key, 0)  # counted without a limit too: a reload may set one
         if 0 < self.max_clients_per_ip <= count:
             self._refuse("max_clients_per_ip", self.max_clients_per_ip)
@@ -52,7 +52,7 @@ class Limits:
     def _leave(self) -> None:
         self.open -= 1
 
-    def _client_leaves(self, key: bytes | str) -> None:
+    def _client_leaves(self, key: Key) -> None:
         count = self._per_client[key] - 1
         if count:
             self._per_client[key] = count
@@ -66,9 +66,3 @@ class Limits:
             log.warn("{key} = {limit} is reached; {n} refused", key=key, limit=limit, n=self._refused)
             self._refused = 0
         raise TooMany(key)
-
-
-def _client_key(host: str) -> bytes | str:
-    if ":" not in host:
-        return host
-    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]

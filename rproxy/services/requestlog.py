@@ -52,6 +52,7 @@ class Served:
         "seconds",
         "size",
         "status",
+        "subject",
         "tls",
         "upstream",
         "upstream_path",
@@ -82,6 +83,7 @@ class Served:
         referer: bytes = b"",
         forwarded_for: bytes = b"",
         forwarded: bytes = b"",
+        subject: str | None = None,
     ) -> None:
         self.id, self.client = id, client
         self.host = host
@@ -115,6 +117,8 @@ class Served:
         """X-Forwarded-For as the peer got it."""
         self.forwarded = forwarded
         """Forwarded as the peer got it."""
+        self.subject = subject
+        """Of the client's verified certificate, in printable ASCII; None without one."""
 
 
 class Client:
@@ -200,6 +204,7 @@ def combined(request: Served, stamp: str, fraction: float) -> str:
 def json(request: Served, stamp: str, fraction: float) -> str:
     """One JSON object; bytes that are not ASCII stand in it as the characters of Latin-1."""
     r = request
+    subject = f',"client_subject":{_json(r.subject)}' if r.subject is not None else ""
     waited = "null" if r.upstream_seconds is None else f"{r.upstream_seconds:.6f}"
     return (
         f'{{"time":"{stamp}.{int(fraction * 1e3):03d}Z","id":"{r.id}","client":{_json(r.client.text)}'
@@ -208,7 +213,7 @@ def json(request: Served, stamp: str, fraction: float) -> str:
         f',"duration":{r.seconds:.6f},"upstream":{_json(r.upstream)},"upstream_time":{waited}'
         f',"tls":"{r.tls}","user_agent":"{_inner(r.user_agent)}","referer":"{_inner(r.referer)}"'
         f',"forwarded_for":"{_inner(r.forwarded_for)}","forwarded":"{_inner(r.forwarded)}"'
-        f',"app":{_json(r.app)},"reason":"{r.reason}"}}\n'
+        f',"app":{_json(r.app)},"reason":"{r.reason}"{subject}}}\n'
     )
 
 

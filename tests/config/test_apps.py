@@ -1,9 +1,9 @@
-"""`[apps.<name>]` and `[l4.<name>]`: the short forms become the long one."""
+"""`[apps.<name>]`: the short forms become the long one."""
 
 import pytest
 from pydantic import ValidationError
 
-from rproxy.config.apps import L4, App, Passthrough, ReverseProxy, Upstream
+from rproxy.config.apps import App, Passthrough, ReverseProxy, Upstream
 from rproxy.config.values import Balance
 
 
@@ -75,20 +75,6 @@ def test_default_ports():
     assert Upstream.model_validate({"location": "a"}).location.port == 80
     assert Upstream.model_validate({"location": "a", "tls": True}).location.port == 443
     assert Passthrough.model_validate({"upstream": [{"location": "a"}]}).upstream[0].location.port == 443
-
-
-def test_a_service_has_no_default_port():
-    table = {"listen": ":5000", "tls": {}, "upstream": [{"location": "db"}]}
-    assert messages(L4, table) == ['"db" has no port']
-
-
-def test_a_service_counts_connections_unless_told_otherwise():
-    service = L4.model_validate({"listen": ":5000", "tls": {}, "upstream": [{"location": "db:5432"}]})
-    assert (service.listen, service.load_balance, service.timeout) == (
-        ("tcp:5000",),
-        "least_connections",
-        600.0,
-    )
 
 
 @pytest.mark.parametrize(("written", "path"), [("/foo/", "/foo"), ("/foo", "/foo"), ("/", "/"), ("//", "/")])

@@ -262,17 +262,6 @@ def test_what_is_said_in_two_places():
     ]
 
 
-def test_groups_without_client_certificates():
-    text = f"[l4.db]\nlisten = ':1'\ntls = {{ {TLS} }}\nupstream = [{{ location = 'a:1' }}]"
-    text += "\nauthorized_groups = 'x'"
-    assert found(text) == [
-        (
-            "l4.db.authorized_groups",
-            "authorized_groups needs client certificates, and tls has no client_ca_cert_path",
-        )
-    ]
-
-
 PORTS = "listen_port = 80\nlisten_port_tls = 443"
 
 

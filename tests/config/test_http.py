@@ -35,7 +35,7 @@ def tuned(entry=None, of_app=None, **whole):
 
 
 def test_defaults():
-    assert tuned() == Tuned(5.0, 60.0, 60.0, 3600.0, 2, 64, 20.0)
+    assert tuned() == Tuned(5.0, 60.0, 60.0, 3600.0, 2, 256, 20.0)
     config = Configuration()
     assert (config.header_timeout, config.keepalive_timeout, config.min_body_rate) == (20.0, 75.0, 100)
     assert config.ignore_sni_consistency is False

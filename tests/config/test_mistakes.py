@@ -21,7 +21,7 @@ def mistake(table):
     [
         ({"listen_prot": 1}, ("listen_prot",), 'did you mean "listen_port"?'),
         ({"https_redirection_port": 1}, ("https_redirection_port",), 'it is called "public_https_port" now'),
-        ({"server_name": "a"}, ("server_name",), '"server_name" belongs in [apps.<name>]'),
+        ({"server_name": "a"}, ("server_name",), '"server_name" belongs in [apps.<name>] or in [l4.<name>]'),
         ({"hosts": {"directory": "a", "listen_port_tls": 1}}, ("hosts", "listen_port_tls"),
          '"listen_port_tls" belongs at the top of the file, above the first [table]'),
         ({"hosts": {"directory": "a", "qqq": 1}}, ("hosts", "qqq"), "known here: directory, hashed"),

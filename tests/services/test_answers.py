@@ -184,3 +184,16 @@ def test_a_client_that_leaves_is_written_down_as_that(places: Making) -> None:
     place.world.connect().send(GET).reset()
     (line,) = place.app.lines
     assert (line.status, line.reason) == (499, "client_left")
+
+
+def test_what_was_answered_is_counted_also_where_it_never_became_a_request(places: Making) -> None:
+    place, counted = places(), list[tuple[Any, ...]]()
+    place.answers.jails = SimpleNamespace(
+        request=lambda facts, headers, *rest: counted.append((facts.node, headers is None, *rest))
+    )
+    client = place.world.connect()
+    client.send(GET)
+    place.world.asked().send(OK)
+    client.send(b"no request\r\n\r\n")
+    assert [line[1:] for line in counted] == [(False, 200, "ok", "app"), (True, 400, "bad_request", "-")]
+    assert {line[0] for line in counted} == {"127.0.0.1"}

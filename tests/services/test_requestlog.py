@@ -138,6 +138,14 @@ def test_every_client_has_a_name_without_spaces_or_quotes(style, client):
     assert line.isascii()
 
 
+@pytest.mark.parametrize("subject", ["CN=bob@admin", 'CN=a\\"b\\\\c\\,d', ""])
+def test_json_names_the_subject_of_a_client_certificate_where_there_is_one(subject):
+    assert jsonlib.loads(written(changed(subject=subject), style="json"))["client_subject"] == subject
+    assert "client_subject" not in written(changed(subject=None), style="json")
+    for style in ("rpxy", "common", "combined"):
+        assert written(changed(subject=subject), style=style) == written(REQUEST, style=style)
+
+
 def test_a_name_of_an_app_with_quotes_is_still_json():
     app = 'my "site" é'
     assert jsonlib.loads(written(changed(app=app, upstream=app), style="json"))["app"] == app
