@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.tcp import Port
+from twisted.internet.unix import Port as UnixPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -144,10 +145,17 @@ class PatientReactor:
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> Any:
         """As `IReactorSocket.adoptStreamPort`."""
         if addressFamily == socket.AF_UNIX:
-            return self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
+            return self._adopt_unix(fileDescriptor, factory)
         listening = PatientPort._fromListeningDescriptor(
             self._reactor, fileDescriptor, addressFamily, factory
         )
+        listening.startListening()
+        return listening
+
+    def _adopt_unix(self, number: int, factory: IProtocolFactory) -> Any:
+        """Twisted would open the socket's file to everybody, and remove it at the end; it is another's."""
+        listening: Any = UnixPort._fromListeningDescriptor(self._reactor, number, factory)
+        listening._bindPath = b"\0" + listening._bindPath  # as if it had none
         listening.startListening()
         return listening
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,12 @@ async def test_when_nobody_else_has_it_connections_are_refused_after_the_stop(ma
 @ensureDeferred
 async def test_an_inherited_unix_socket_is_adopted(make: Making, tmp_path: Path) -> None:
     with socket.create_server(f"{tmp_path}/s", family=socket.AF_UNIX) as inherited:
-        make(Wanted(f"fd:{inherited.fileno()}", 50)).startService()
+        (tmp_path / "s").chmod(0o600)
+        it = make(Wanted(f"fd:{inherited.fileno()}", 50))
+        it.startService()
         assert (await greeting(f"{tmp_path}/s")).startswith("fd:")
+        await it.stopService()
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600, "whoever made it may come back to it"
 
 
 @ensureDeferred
