@@ -55,6 +55,7 @@ COMPILED = (
     "upstream/asking",
     "upstream/http_client",
     "upstream/http2_client",
+    "upstream/http2_again",
     "upstream/http2_alive",
     "upstream/http2_line",
     "upstream/http2_pool",

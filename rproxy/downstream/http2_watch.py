@@ -135,6 +135,8 @@ class Watch:
         limits, spent, request = self._limits, now - stream.since, stream.request
         if stream.input_ended or stream.held or stream.awaits_tunnel:
             return False
+        if stream.exchange is not None and stream.exchange.responded:
+            return False  # they talk with each other, as slowly as they like: `body_timeout` sees to silence
         if request is not None and request.expects_continue and not stream.received:
             return False  # the peer has not asked for it
         return limits.min_rate > 0 and limits.rate_grace < spent and stream.received < limits.min_rate * spent

@@ -98,7 +98,7 @@ class Requests:
             return
         self._silence.asked(self.clock.seconds())
         method = b"CONNECT" if stream.protocol else stream.method
-        stream.number = number = self.codec.begin(method, head, stream.ends_at_once)
+        stream.number = number = self.codec.begin(method, head, stream.said_all)
         self.streams[number] = stream
         self.draining = self.draining or self.codec.used_up
         self._soon()

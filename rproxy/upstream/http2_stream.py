@@ -11,11 +11,13 @@ idempotent; for that the beginning of its body is kept until a response begins.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rproxy.errors import PeerUnreachable, Refusal
+from rproxy.errors import Refusal
 from rproxy.policy.forwarding import upgrade_of
 from rproxy.upstream.asking import Asking, HttpClient, Waiting
+from rproxy.upstream.http2_again import Kept, Unserved
 from rproxy.upstream.http2_tunnel import StreamTransport, switched
 from rproxy.upstream.peer import NEVER
 from rproxy.wire.http2_answers import PeerReset
@@ -30,20 +32,10 @@ MOST_QUEUED: Final = 65536
 """Bytes of a request that wait for the peer; then the client is not read. One read of it may come on top."""
 FEW_QUEUED: Final = 16384
 """Bytes below which the client is read again: one frame, so that the next is there when its turn comes."""
-MOST_KEPT: Final = 65536
-"""Bytes of a request that are kept so that it can be asked again: most calls of gRPC have less."""
-MOST_MOVES: Final = 3
-"""Times that a request moves; a peer that looks at none of them would keep it moving."""
 
 _LENGTH: Final = Framing.LENGTH
 _NONE: Final = Framing.NONE
 _ANY: Final = -1
-
-
-class Unserved(PeerUnreachable):
-    """The peer has said that it will not look at a request: nothing of it was done."""
-
-    reason = "peer_refused"
 
 
 class Http2Stream(HttpClient):
@@ -63,8 +55,7 @@ class Http2Stream(HttpClient):
         """Whether it was told something that its asker has not flushed."""
         self._asking: Asking | None = None
         self._request: Request | None = None
-        self._kept: list[Piece] | None = []
-        self._kept_size = self._moves = self._queued = 0
+        self._kept, self._queued = Kept(), 0
         self._moving: Waiting | None = None
         self._queue: deque[Piece] = deque()
         self._left = _ANY
@@ -74,11 +65,6 @@ class Http2Stream(HttpClient):
         self._inbox: deque[Piece] = deque()
         self._inbox_trailers: Headers | None = None
         self._pipe: StreamTransport | None = None
-
-    @property
-    def ends_at_once(self) -> bool:
-        """Whether the head is all of the request."""
-        return self._sent_end
 
     @property
     def wants_turn(self) -> bool:
@@ -122,7 +108,7 @@ class Http2Stream(HttpClient):
         """See `asking.HttpClient`."""
         if self._asking is None and self._pipe is None:
             return
-        self._keep(piece)
+        self._kept.add(piece)
         self._queue.append(piece)
         self._queued += len(piece)
         if self._moving is None:
@@ -133,15 +119,6 @@ class Http2Stream(HttpClient):
                 self._pipe.full()
             elif self._asking is not None:
                 self._asking.upstream_full()
-
-    def _keep(self, piece: Piece) -> None:
-        kept = self._kept
-        if kept is not None:
-            self._kept_size += len(piece)
-            if self._kept_size > MOST_KEPT:
-                self._kept = None
-            else:
-                kept.append(piece)
 
     def send_end(self, trailers: Headers | None) -> None:
         """See `asking.HttpClient`."""
@@ -228,7 +205,8 @@ class Http2Stream(HttpClient):
     def head(self, response: Response, ended: bool) -> None:
         """The connection's call: a response, or an interim one."""
         asking = self._asking
-        self._silent, self._kept = False, None
+        self._silent = False
+        self._kept.drop()
         if asking is None:
             return
         if response.interim:
@@ -292,7 +270,7 @@ class Http2Stream(HttpClient):
 
     @property
     def said_all(self) -> bool:
-        """Whether the peer has been sent all there will be."""
+        """Whether the peer has been sent all there will be, perhaps with the head."""
         return self._sent_end
 
     def detach(self) -> bytes:
@@ -313,18 +291,18 @@ class Http2Stream(HttpClient):
         client = self._client
         if self._asking is None:
             return
-        if client.alone or self._kept is None or self._moves >= MOST_MOVES:
+        kept = None if client.alone else self._kept.take()
+        if kept is None:
             self.lost(Unserved("it does not look at what it is asked"))
             return
-        self._moves += 1
-        self._rewind(self._kept)
+        self._rewind(kept)
         self._moving = client.pool.wait_again(self._moved, self._not_moved)
 
     def leave_others(self) -> None:
         """The connection's call: it is not to be begun on a connection that others use."""
         self._moving = self._client.pool.search(self._moved, self._not_moved)
 
-    def _rewind(self, kept: list[Piece]) -> None:
+    def _rewind(self, kept: Sequence[Piece]) -> None:
         """Nothing has been sent."""
         self.number = self._queued = 0
         self._queue.clear()
@@ -368,4 +346,5 @@ class Http2Stream(HttpClient):
     def _drop(self) -> None:
         self._queue.clear()
         self._inbox.clear()
-        self._queued, self._kept = 0, None
+        self._queued = 0
+        self._kept.drop()

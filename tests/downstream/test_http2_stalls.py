@@ -133,3 +133,17 @@ def test_an_answer_is_whole_though_the_client_has_asked_on(worlds: Making) -> No
         if not piece:
             break
     assert got.endswith(b"x" * 60000)
+
+
+def test_two_that_talk_with_each_other_may_do_so_slowly(worlds: Making) -> None:
+    """`min_body_rate` is about uploads that nobody answers yet; a gRPC call may carry a byte now and then."""
+    world = worlds()
+    client = world.client()
+    number = client.begin(method=b"POST", end=False)
+    peer = world.asked()
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(30):
+        client.send(number, b"x")
+        peer.send(b"1\r\ny\r\n")
+        world.wait(2)
+    assert (client.take()[number].reset, len(client.answers[number].body)) == (None, 30)
