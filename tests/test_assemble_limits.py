@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from rproxy.interfaces import Arrival, Lease
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
-from rproxy.sites import Route, Site
+from rproxy.policy.paths import PathTable
+from rproxy.sites import Site
 from rproxy.wire.address import Inet
 from rproxy.wire.message import Headers
 from tests.fakes import Journal
+from tests.test_sites import ROUTE
 
 LISTENERS = ["tcp:443", "tcp:80"]
 SITE = """
@@ -157,8 +160,8 @@ def test_requests_are_asked_about_by_app_and_path(world: World) -> None:
     """
     built = world.use(text)
     assert built.requests is not None
-    site: Any = Site("site", None)  # type: ignore[arg-type]
-    login, rest = (Route(prefix, *[None] * 4) for prefix in (b"/login", b"/"))  # type: ignore[arg-type]
+    site: Any = Site("site", PathTable({}))
+    login, rest = (replace(ROUTE, prefix=prefix) for prefix in (b"/login", b"/"))
     admit = built.requests.admit
     assert told(admit, "192.0.2.8", site, rest) == "denied"
     reasons = [told(admit, "192.0.2.7", site, route) for route in (login, login, rest, rest, rest)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from rproxy.interfaces import Arrival, Lease
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
+from rproxy.policy.paths import PathTable
 from rproxy.services.gates import MOST_KNOWN, AppGate, Gate, Gated, Lists, RequestGate
 from rproxy.services.ratelimits import RateLimiter
 from rproxy.sites import Route, Site
 from rproxy.wire.address import Address, Inet, Unix
 from rproxy.wire.message import Headers
+from tests.test_sites import ROUTE
 
 CLIENT, OTHER, FRONT = Inet("192.0.2.7", 1234), Inet("192.0.2.8", 1234), Inet("10.0.0.1", 1234)
 
@@ -145,7 +148,7 @@ def test_a_route_behind_a_gate_is_not_asked_for_who_may_not() -> None:
 
 # -- Requests -----------------------------------------------------------------------------------------------
 
-SITE = Site("site", None)  # type: ignore[arg-type]
+SITE = Site("site", PathTable({}))
 
 
 def facts(client: Address = CLIENT, trusted: str = "10.0.0.0/8") -> ClientFacts:
@@ -157,7 +160,7 @@ def headers(forwarded_for: str = "") -> Headers:
 
 
 def route(prefix: bytes) -> Route:
-    return Route(prefix, *[None] * 4)  # type: ignore[arg-type]
+    return replace(ROUTE, prefix=prefix)
 
 
 def test_who_is_connected_is_not_asked_about_again() -> None:
@@ -197,7 +200,7 @@ def test_an_app_has_lists_of_its_own() -> None:
     assert told(gate.admit, "192.0.2.7", SITE, None) == "denied"
     assert told(gate.admit, "10.0.0.1", SITE, None) == ""
     assert told(gate.admit, "", SITE, None) == ""
-    assert told(gate.admit, "192.0.2.7", Site("other", None), None) == ""  # type: ignore[arg-type]
+    assert told(gate.admit, "192.0.2.7", Site("other", PathTable({})), None) == ""
 
 
 def test_a_refusal_knows_the_site_and_the_time_to_wait() -> None:
