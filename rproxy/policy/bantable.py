@@ -41,7 +41,8 @@ def read_network(text: str) -> Network:
         prefix = int(length) if slash else bits
         first = int.from_bytes(packed, "big")
         size = 1 << (bits - prefix)
-        if length != (str(prefix) if slash else "") or first & (size - 1) or first >> 32 == 0xFFFF:
+        odd = prefix < 0 or first & (size - 1) or first >> 32 == 0xFFFF
+        if odd or length != (str(prefix) if slash else ""):
             return _odd(text)
     except (OSError, ValueError):
         return _odd(text)

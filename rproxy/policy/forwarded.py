@@ -1,7 +1,7 @@
 """Who passed a request on before it came to us: X-Forwarded-For and Forwarded (RFC 7239), read and written.
 
-Asked by `forwarding` for peers in `trusted_forwarded_proxies` only; what others claim is never read. A claim
-that is malformed or above a limit is as good as none: the peer is then all that is known.
+Asked by `forwarding` for peers in `trusted_forwarded_proxies` only; what others claim is never read. Fields
+are read from their end, where those proxies have added what they saw: who the client is decides who is banned.
 """
 
 from __future__ import annotations
@@ -64,30 +64,39 @@ def believe(headers: Headers, peer: Hop, port: int, trusted: NetworkSet) -> Clai
     return Claims(hops, proto == b"https", _port(headers.all(b"x-forwarded-port")) or port)
 
 
-def read_addresses(values: Sequence[bytes]) -> tuple[str, ...] | None:
-    """The hops of X-Forwarded-For, ports dropped; None if one is no address or there are too many."""
-    listed = b",".join(values)
-    if len(listed) > MAX_BYTES:
-        return None
-    items = [item for item in map(_trim, listed.split(b",")) if item]
-    nodes = [read_node(item) for item in items[: MAX_HOPS + 1]]
-    if len(nodes) > MAX_HOPS:
-        return None
-    addresses = tuple(node for node in nodes if node is not None and node[0] not in "u_")
-    return addresses if len(addresses) == len(nodes) else None
+def read_addresses(values: Sequence[bytes]) -> tuple[str, ...]:
+    """The hops of X-Forwarded-For, ports dropped: those at the end that are addresses, within the limits."""
+    nodes: list[str] = []
+    for item in _from_the_end(values):
+        node = read_node(item)
+        if node is None or node[0] in "u_":
+            break
+        nodes.append(node)
+    return tuple(reversed(nodes))
 
 
-def read_forwarded(values: Sequence[bytes]) -> tuple[Hop, ...] | None:
-    """The hops of Forwarded fields (RFC 7239 §4); None if malformed, without `for`, or too many."""
-    if sum(map(len, values)) > MAX_BYTES:
-        return None
+def read_forwarded(values: Sequence[bytes]) -> tuple[Hop, ...]:
+    """The hops of Forwarded fields (RFC 7239 §4): those at the end that are well-formed."""
     hops: list[Hop] = []
-    for value in values:
-        read = _read_elements(value)
-        if read is None:
-            return None
-        hops += read
-    return tuple(hops) if len(hops) <= MAX_HOPS else None
+    for item in _from_the_end(values):
+        hop = _read_element(item)
+        if hop is None:
+            break
+        hops.append(hop)
+    return tuple(reversed(hops))
+
+
+def _from_the_end(values: Sequence[bytes]) -> list[bytes]:
+    """The members of a list, the last one first: each proxy adds its own there.
+
+    What stands further left comes from strangers, and may be anything; nothing that they put there changes
+    what our proxies have added.
+    """
+    listed = b",".join(values)
+    members = listed[-MAX_BYTES:].split(b",")
+    if len(listed) > MAX_BYTES:
+        del members[0]  # a part of one
+    return [item for item in map(_trim, reversed(members)) if item][:MAX_HOPS]
 
 
 def write_forwarded(hops: Sequence[Hop]) -> bytes:
@@ -112,8 +121,6 @@ def read_node(node: bytes) -> str | None:
 def _chain(headers: Headers) -> tuple[Hop, ...]:
     """What the fields say together: Forwarded, unless X-Forwarded-For says otherwise."""
     addresses = read_addresses(headers.all(b"x-forwarded-for"))
-    if addresses is None:
-        return ()
     named = read_forwarded(headers.all(b"forwarded"))
     if named and (not addresses or [hop.node for hop in named] == list(addresses)):
         return named
@@ -142,13 +149,12 @@ def _port(values: Sequence[bytes]) -> int:
     return int(values[0]) if len(values) == 1 and _PORT(values[0]) and int(values[0]) < 65536 else 0
 
 
-def _read_elements(value: bytes) -> list[Hop] | None:
-    """The elements of one Forwarded field; quoted strings do not span fields."""
-    hops: list[Hop] = []
+def _read_element(item: bytes) -> Hop | None:
+    """One element of a Forwarded field. A comma in a quoted string divides it, too: no proxy writes one."""
     pairs: dict[bytes, bytes] = {}
-    at, end = 0, b","
+    at, end = 0, b";"
     while end:
-        match = _PAIR(value, at)
+        match = _PAIR(item, at)
         if match is None:
             return None
         at = match.end()
@@ -157,13 +163,7 @@ def _read_elements(value: bytes) -> list[Hop] | None:
             if name.lower() in pairs:
                 return None
             pairs[name.lower()] = token if quoted is None else _ESCAPE(rb"\1", quoted)
-        if end != b";" and pairs:
-            hop = _hop(pairs)
-            if hop is None:
-                return None
-            hops.append(hop)
-            pairs = {}
-    return hops
+    return _hop(pairs)
 
 
 def _hop(pairs: dict[bytes, bytes]) -> Hop | None:
@@ -209,12 +209,12 @@ _NODE = re.compile(
     (?: : (?: (?P<port> [0-9]{1,5} ) | _[0-9a-z._-]{1,64} ) )?
     | (?P<bare> [0-9a-f]{0,4} : [0-9a-f:.]{1,44} )"""
 ).fullmatch
-# A pair, or nothing (both lists may have empty members), up to `;`, `,` or the end.
+# A pair, or nothing (a list may have empty members), up to `;` or the end.
 _PAIR = re.compile(
     rb"""(?xs) [ \t]*+
     (?: ([!\#$%&'*+\-.^_`|~0-9A-Za-z]++) =
         (?: ([!\#$%&'*+\-.^_`|~0-9A-Za-z]++)
           | "( (?: [\t\x20\x21\x23-\x5b\x5d-\x7e] | \\[\t\x20-\x7e] )*+ )" )
     )?+
-    [ \t]*+ ( [;,] | \Z )"""
+    [ \t]*+ ( ; | \Z )"""
 ).match

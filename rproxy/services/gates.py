@@ -146,7 +146,9 @@ class RequestGate:
         if not facts.is_trusted:
             return "" if facts.node == UNKNOWN else facts.node
         node = facts.claims(headers).hops[0].node
-        if node == UNKNOWN:
+        if node == UNKNOWN:  # a proxy on a unix socket that does not say whom it speaks for
+            if self._everyone is not None:
+                self._everyone.check("")
             return ""
         bans = self._bans
         if bans is not None and bans.banned(node):

@@ -404,6 +404,9 @@ def test_what_comes_behind_the_goodbye_is_not_heard(house: House) -> None:
     house.secured.dataReceived(b"\x17\x03\x03\0\x20" + bytes(32))
     assert house.service.ends[0].said == ["made", "read lost"]
     assert house.service.ends[0].octets == b"x"
+    assert not house.lower.aborted
+    house.secured.dataReceived(bytes(LINGER_BYTES))
+    assert house.lower.aborted, "nothing of it is kept, and who sends on and on is cut off"
 
 
 def test_the_end_of_tcp_behind_the_goodbye_says_nothing_new(house: House) -> None:

@@ -189,10 +189,7 @@ def test_a_stop_does_not_wait_for_an_order(programs: Programs, peer: Peer, numbe
     port = free_port()
     authority = Pebble(programs, peer("pebble"), port, environment={"PEBBLE_VA_NOSLEEP": "0"}).start()
     proxy = programs.rproxy(app("one") + authority.table(), port=port)
-    until(
-        lambda: "newOrder" in authority.log or "new-order" in authority.log or "order" in authority.log,
-        "order",
-    )
+    until(lambda: "Added order" in authority.log, "an order")
     began = time.monotonic()
     proxy.signal(number)
     assert proxy.ended() == 0
