@@ -97,6 +97,7 @@ class Exchange(Asking):
         "_forced",
         "_held",
         "_held_size",
+        "_is_call",
         "_over",
         "_peer",
         "_repeats",
@@ -138,6 +139,7 @@ class Exchange(Asking):
         self._waits_since = 0.0
         self._over = False
         self.responded = False
+        self._is_call = False
         self.switched = False
         """Whether both connections are a tunnel now."""
         self.status, self.reason, self.target = 0, "ok", b""
@@ -321,6 +323,7 @@ class Exchange(Asking):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
             return
         self.responded, self.status = True, response.status
+        self._is_call = self.request.version >= 20 and is_grpc(response.headers)
         fields = route.responses.fields(response, upstream.memory, response.status == 101)
         if response.status == 101 or self.request.method == b"CONNECT":
             self._switch_or_not(response, fields, upstream)
@@ -441,7 +444,7 @@ class Exchange(Asking):
     def _break_off(self, refusal: Refusal) -> None:
         """The response cannot be completed. In gRPC its end can say so, and why."""
         client = self._client
-        if self.request.version < 20 or not is_grpc(self.request):
+        if self.request.version < 20 or not self._is_call:
             self._cut(refusal.reason)
             return
         self.reason = refusal.reason

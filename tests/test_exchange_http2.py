@@ -301,6 +301,16 @@ def test_a_reset_in_the_response_cuts_the_client_off(world: Http2PeerWorld) -> N
     assert modern.take()[1].reset == 2
 
 
+CALL = [(b":status", b"200"), (b"content-type", b"application/grpc+proto")]
+
+
+def test_what_answers_a_call_without_being_one_is_cut_off_like_anything(world: Http2PeerWorld) -> None:
+    client = world.client()
+    number = client.begin(b"/s/m", *GRPC, method=b"POST")
+    world.peer().respond(1).send(1, b"half of").reset(1, 2)
+    assert client.take()[number].reset is not None
+
+
 @pytest.mark.parametrize(("code", "status"), [(8, b"1"), (7, b"14"), (11, b"8"), (12, b"7"), (2, b"13")])
 def test_a_reset_in_a_call_is_told_in_the_words_of_grpc(
     world: Http2PeerWorld, code: int, status: bytes
@@ -308,7 +318,7 @@ def test_a_reset_in_a_call_is_told_in_the_words_of_grpc(
     client = world.client()
     number = client.begin(b"/s/m", *GRPC, method=b"POST")
     peer = world.peer()
-    peer.respond(1).send(1, b"begun").reset(1, code)
+    peer.respond(1, CALL).send(1, b"begun").reset(1, code)
     answer = client.take()[number]
     assert (answer.body, answer.ended, answer.reset) == (b"begun", True, None)
     assert answer.trailers is not None
@@ -320,7 +330,7 @@ def test_a_peer_that_is_gone_makes_a_call_unavailable(world: Http2PeerWorld) -> 
     client = world.client()
     begun, silent = (client.begin(b"/s/m", *GRPC, method=b"POST", end=False) for _ in range(2))
     peer = world.peer()
-    peer.respond(1)
+    peer.respond(1, CALL)
     peer.wire.reset()
     trailers = client.take()[begun].trailers
     assert trailers is not None

@@ -254,7 +254,7 @@ class Secured(TLSTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """The transport's call: records, cut anywhere."""
-        if not (self._refused or self._goodbye):  # behind a goodbye OpenSSL takes everything and reads nothing
+        if not (self._refused or self._goodbye):  # behind a goodbye OpenSSL reads nothing
             super().dataReceived(data)
             return
         self._dropped += len(data)

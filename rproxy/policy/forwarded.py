@@ -1,7 +1,7 @@
 """Who passed a request on before it came to us: X-Forwarded-For and Forwarded (RFC 7239), read and written.
 
 Asked by `forwarding` for peers in `trusted_forwarded_proxies` only; what others claim is never read. Fields
-are read from their end, where those proxies have added what they saw: who the client is decides who is banned.
+are read from their end, where those proxies have added what they saw: that decides who is banned.
 """
 
 from __future__ import annotations

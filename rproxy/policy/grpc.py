@@ -10,7 +10,7 @@ from typing import Final
 from rproxy.errors import Refusal
 from rproxy.wire.http2_answers import PeerReset
 from rproxy.wire.http2_events import ErrorCode
-from rproxy.wire.message import Headers, Request
+from rproxy.wire.message import Headers
 
 UNAVAILABLE: Final = 14
 """The status of a call that may be made again; its client decides whether that is wise."""
@@ -24,9 +24,9 @@ _BY_RESET: Final = {
 _INTERNAL: Final = 13
 
 
-def is_grpc(request: Request) -> bool:
-    """Whether a request is a call of gRPC, not of gRPC-Web, which is HTTP as any other."""
-    kind = (request.headers.get(b"content-type") or b"").lower()
+def is_grpc(headers: Headers) -> bool:
+    """Whether a message is of a call of gRPC, not of gRPC-Web, which is HTTP as any other."""
+    kind = (headers.get(b"content-type") or b"").lower()
     return kind == b"application/grpc" or kind.startswith((b"application/grpc+", b"application/grpc;"))
 
 

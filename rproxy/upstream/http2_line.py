@@ -58,6 +58,12 @@ class Line:
                 stream.in_line = False
         return bool(line)
 
+    def leave(self, stream: Http2Stream) -> None:
+        """A stream goes to another connection."""
+        if stream.in_line:
+            stream.in_line = False
+            self._line.remove(stream)
+
     def clear(self) -> None:
         """Nobody sends any more."""
         self._line.clear()

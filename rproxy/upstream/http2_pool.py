@@ -24,6 +24,8 @@ from rproxy.upstream.peer import Group, Peer
 
 MOST_CONNECTIONS: Final = 64
 """To one peer; with 100 requests on each that is several times as many as there are clients by default."""
+DRAINING: Final = 4
+"""Times as many that only end what they have begun, as tunnels do for hours; they take no place."""
 LOOKS: Final = 4
 """Looks at the connections per the time that idle ones are kept."""
 LOOK_EVERY: Final = 5.0
@@ -43,7 +45,7 @@ class Http2Pool(Pool):
         self._making: Http2Client | None = None
         self.clock: Any = None
         self._timeout = 0.0
-        self._looking = False
+        self._looking = self._serving = False
 
     def take(self) -> HttpClient | None:
         """See `asking.Pool`."""
@@ -87,6 +89,15 @@ class Http2Pool(Pool):
 
     def _serve(self) -> None:
         """Give places to those who wait, the first one first; where there is none, have one made."""
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            self._give_places()
+        finally:
+            self._serving = False
+
+    def _give_places(self) -> None:
         while self._queue:
             place = self.take()
             if place is None:
@@ -106,7 +117,9 @@ class Http2Pool(Pool):
 
     def _has_enough(self) -> bool:
         """Whether another connection is one too many, or would have no room either."""
-        if len(self.connections) >= self.most:
+        if len(self.connections) >= DRAINING * self.most:
+            return True
+        if sum(not client.draining for client in self.connections) >= self.most:
             return True
         return any(not client.streams and not client.draining for client in self.connections)
 

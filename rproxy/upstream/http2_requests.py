@@ -111,6 +111,10 @@ class Requests:
                 self._take_turns()
             self._soon()
 
+    def step_out(self, stream: Http2Stream) -> None:
+        """A stream's call: it goes to another connection."""
+        self._line.leave(stream)
+
     def wake_later(self, stream: Http2Stream) -> None:
         """A stream's call: its client takes more, and something is there."""
         self._woken.append(stream)
@@ -180,6 +184,8 @@ class Requests:
         if isinstance(answer, Body):
             if (stream := self.streams.get(answer.stream)) is not None:
                 stream.body(answer.piece)
+            if answer.credit > len(answer.piece):  # nobody takes padding, and nobody gives it back
+                self.codec.taken(answer.stream, answer.credit - len(answer.piece))
         elif isinstance(answer, ResponseHead):
             if (stream := self.streams.get(answer.stream)) is not None:
                 stream.head(answer.response, answer.ended)

@@ -65,6 +65,7 @@ class Http2Stream(HttpClient):
         self._inbox: deque[Piece] = deque()
         self._inbox_trailers: Headers | None = None
         self._pipe: StreamTransport | None = None
+        self._outlives = False
 
     @property
     def wants_turn(self) -> bool:
@@ -113,7 +114,7 @@ class Http2Stream(HttpClient):
         self._queued += len(piece)
         if self._moving is None:
             self._client.give_turn(self)
-        if self._queued >= MOST_QUEUED and not self._full:
+        if self._queued >= MOST_QUEUED:
             self._full = True
             if self._pipe is not None:
                 self._pipe.full()
@@ -142,7 +143,9 @@ class Http2Stream(HttpClient):
         """See `asking.HttpClient`. What waits is told in a turn of its own, see `wake`."""
         if self._paused:
             self._paused = False
-            if self._inbox or self._complete:
+            if self._outlives:
+                self._client.clock.callLater(0, self._tell_rest)
+            elif self._inbox or self._complete:
                 self._client.wake_later(self)
 
     def wake(self) -> None:
@@ -179,6 +182,8 @@ class Http2Stream(HttpClient):
         codec.send_body(self.number, piece, last)
         if last:
             self._sent_end = True
+            if self._pipe is not None:
+                self._pipe.check_over()
         elif not queue and self._ended:
             self._send_end()
         if self._full and self._queued < FEW_QUEUED:
@@ -254,7 +259,8 @@ class Http2Stream(HttpClient):
             self._told_end = True
             pipe.heard_end()
         elif asking is not None:
-            self._asking = None
+            self._asking, self._queued = None, 0
+            self._queue.clear()  # the peer has answered without it
             self._client.touch(self, asking)
             self._client.finished(self, ErrorCode.NO_ERROR)
             asking.response_end(self._inbox_trailers)
@@ -290,11 +296,14 @@ class Http2Stream(HttpClient):
         """The connection's call: the peer will not look at this stream, which is gone."""
         client = self._client
         if self._asking is None:
+            if self._pipe is not None:
+                self.lost(Unserved("it ends what it has agreed to"))
             return
         kept = None if client.alone else self._kept.take()
         if kept is None:
             self.lost(Unserved("it does not look at what it is asked"))
             return
+        client.step_out(self)
         self._rewind(kept)
         self._moving = client.pool.wait_again(self._moved, self._not_moved)
 
@@ -326,12 +335,29 @@ class Http2Stream(HttpClient):
 
     def lost(self, refusal: Refusal) -> None:
         """The connection's call: the stream is gone, and with it the response."""
+        if self._complete and self._asking is not None and self._pipe is None:
+            self._queue.clear()
+            self._outlives = True  # the response is whole, and waits for its client only
+            self._client.clock.callLater(0, self._tell_rest)
+            return
         asking, self._asking = self._asking, None
         self._drop()
         if self._pipe is not None:
             self._pipe.lost(refusal)
         elif asking is not None:
             asking.broken(refusal, self._silent)
+
+    def _tell_rest(self) -> None:
+        """What is left of a response whose connection is no more."""
+        asking = self._asking
+        if asking is None or self._paused:
+            return
+        while self._inbox and self.asked_by(asking) and not self._paused:
+            asking.piece(self._inbox.popleft())
+        if not self._inbox and self.asked_by(asking):
+            self._asking = None
+            asking.response_end(self._inbox_trailers)
+        asking.flush()
 
     def close(self) -> None:
         """See `asking.HttpClient`. RFC 9113 §8.7: whoever does not want an answer cancels."""

@@ -126,7 +126,7 @@ class Http2ClientCodec(Connection):
         if state is None or state.input_ended:
             return
         state.owed += count
-        if state.owed >= STREAM_WINDOW // 2:
+        if state.owed >= STREAM_WINDOW // 2 or state.owed >= state.window:
             self._out.append(frames.window_update(stream, state.owed))
             state.window, state.owed = state.window + state.owed, 0
 

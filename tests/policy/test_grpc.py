@@ -29,11 +29,11 @@ def request(*pairs: tuple[bytes, bytes]) -> Request:
     ],
 )
 def test_a_call_is_known_by_its_content_type(kind: bytes, expected: bool) -> None:
-    assert is_grpc(request((b"content-type", kind))) is expected
+    assert is_grpc(request((b"content-type", kind)).headers) is expected
 
 
 def test_without_a_content_type_it_is_none() -> None:
-    assert not is_grpc(request())
+    assert not is_grpc(request().headers)
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 13), (2, 13), (7, 14), (8, 1), (11, 8), (12, 7), (99, 13)])
