@@ -49,8 +49,8 @@ unit: $(VENV)/installed-test
 pure: $(VENV)/installed-test
 	rm -rf build/pure && mkdir -p build/pure
 	tar -c --exclude='*.so' --exclude=__pycache__ pyproject.toml rproxy tests | tar -x -C build/pure
-	cd build/pure && ../../$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider tests/wire tests/policy tests/upstream \
-	  tests/downstream $(addprefix tests/test_, $(addsuffix .py, deadlines exchange reactor relay sites splice tls transports))
+	cd build/pure && ../../$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider tests/native tests/wire tests/policy tests/upstream \
+	  tests/downstream $(addprefix tests/test_, $(addsuffix .py, deadlines exchange openssl reactor relay sites splice tls transports wrapping))
 
 # Most of them wait for something most of the time, so that more than one at a time costs nobody anything.
 e2e: $(VENV)/installed-test

@@ -38,6 +38,7 @@ from rproxy.services.pages import Pages, read_page
 from rproxy.services.requestlog import RequestLog
 from rproxy.sites import Route, Site, Sites, Sticky
 from rproxy.splice import Pipes
+from rproxy.transports import local_port
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Group
 from rproxy.wire.address import Inet
@@ -81,8 +82,10 @@ class HttpParts:
 
     def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
         """What a connection's requests say about their client."""
-        local = arrival.local or local_of(transport)
-        port = local.port if isinstance(local, Inet) else 0
+        port = local_port(transport) if arrival.local is None else -1
+        if port < 0:
+            local = arrival.local or local_of(transport)
+            port = local.port if isinstance(local, Inet) else 0
         subject, certificate = (None, b"") if arrival.shown is None else arrival.shown.told
         return ClientFacts(
             arrival.client,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -21,11 +22,12 @@ from twisted.internet.threads import deferToThreadPool
 
 from rproxy.config.acme import Acme, Fallback
 from rproxy.config.apps import App, Tls, Upstream
+from rproxy.config.l4 import L4
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
 from rproxy.downstream.terminate import HTTP1, HTTP2, OLD_HTTP, Terminate
 from rproxy.errors import StartError
-from rproxy.interfaces import Arrival
+from rproxy.interfaces import Arrival, Journal
 from rproxy.policy.identity import Authorized, ClientPolicy
 from rproxy.services.certificates import Certificates, Files, Issued, Site, Source
 from rproxy.services.certreport import Place
@@ -37,32 +39,48 @@ from rproxy.upstream.tls import ClientTLS, client_options
 class Ends:
     """One app's TLS; implements `assemble_http.Ending`."""
 
-    def __init__(self, site: Site, deadlines: Deadlines, clients: ClientPolicy | None = None) -> None:
-        self.site, self._deadlines, self.clients = site, deadlines, clients
+    def __init__(
+        self,
+        reactor: Any,
+        site: Site,
+        deadlines: Deadlines,
+        clients: ClientPolicy | None,
+        journal: Journal | None,
+    ) -> None:
+        self._reactor, self._deadlines, self._journal = reactor, deadlines, journal
+        self.site, self.clients = site, clients
         self.covers = site.covers
 
     def around(self, inner: IProtocolFactory) -> IProtocolFactory:
         """A route that ends TLS and hands what is inside to `inner`."""
         offered = (HTTP2, HTTP1, OLD_HTTP)
-        return Terminate(self.site, inner, offered, self._deadlines, clients=self.clients)
+        return Terminate(
+            self.site,
+            inner,
+            offered,
+            self._deadlines,
+            clients=self.clients,
+            journal=self._journal,
+            clock=self._reactor,
+        )
 
 
 class Endings:
     """The TLS of all apps; outlives a reload. Its services become children of `parent`."""
 
     def __init__(self, reactor: Any, parent: MultiService, deadlines: Deadlines, rng: Random) -> None:
-        self._deadlines = deadlines
+        self._reactor, self._deadlines = reactor, deadlines
         self.certificates = Certificates(reactor)
         self.certificates.setServiceParent(parent)
         self._renewal = Renewal(reactor, parent, self.certificates, deadlines, rng)
 
-    def ending(self, config: Configuration, key: str, app: App) -> Ends:
+    def ending(self, config: Configuration, key: str, app: App, journal: Journal | None = None) -> Ends:
         """The app's certificates, and the authorities of its clients, loaded. Raises `StartError`."""
         try:
             source, clients = self._source(config, app), client_policy(key, app)
             files = clients.authorities if clients is not None else None
             site = self.certificates.site(key, source, app.server_name, files)
-            return Ends(site, self._deadlines, clients)
+            return Ends(self._reactor, site, self._deadlines, clients, journal)
         except (ValueError, OSError) as problem:
             raise StartError(f"app {key}: {problem}")
 
@@ -223,30 +241,43 @@ def client_policy(key: str, app: App) -> ClientPolicy | None:
     )
 
 
-def issued(settings: Acme, app: App) -> Issued:
+def issued(settings: Acme, app: App | L4) -> Issued:
     """Where the certificate of an app is kept."""
     from rproxy.services.acme_registry import label_of
 
     return Issued(settings.registry_path / "certificates" / f"{label_of(app.server_name)}.pem")
 
 
-def certificate_places(config: Configuration) -> list[Place]:
-    """Where the certificates of all apps are, for `rproxy certs`; nothing is made or loaded."""
-    return [_place(config, key, app, app.tls) for key, app in config.apps.items() if app.tls is not None]
+def certificate_places(config: Configuration, listeners: Sequence[str]) -> list[Place]:
+    """Where all certificates are, for `rproxy certs`; nothing is made or loaded.
+
+    `listeners` are those that speak TLS for apps; services have listeners of their own.
+    """
+    apps = [
+        _place(config, key, app, app.tls, tuple(listeners))
+        for key, app in config.apps.items()
+        if app.tls is not None
+    ]
+    services = [
+        _place(config, f"l4.{key}", service, service.tls, service.listen)
+        for key, service in config.l4.items()
+        if service.tls is not None
+    ]
+    return [*apps, *services]
 
 
-def _place(config: Configuration, key: str, app: App, tls: Tls) -> Place:
+def _place(config: Configuration, key: str, app: App | L4, tls: Tls, listeners: tuple[str, ...]) -> Place:
     if tls.acme and config.acme is not None:
         path = issued(config.acme, app).path
         record, budget = path.with_suffix(".json"), config.acme.registry_path / "budget.json"
-        return Place(key, app.server_name, "acme", path, path, record, budget)
+        return Place(key, app.server_name, "acme", path, path, record, budget, listeners)
     if tls.self_signed:
         path = LocalCA(Path(config.state_directory)).source(app.server_name)._path()
-        return Place(key, app.server_name, "self-signed", path, path)
+        return Place(key, app.server_name, "self-signed", path, path, listeners=listeners)
     certificate, private = tls.tls_cert_path, tls.tls_cert_key_path
     assert certificate is not None
     assert private is not None
-    return Place(key, app.server_name, "files", certificate, private)
+    return Place(key, app.server_name, "files", certificate, private, listeners=listeners)
 
 
 def client_tls(app: str, upstream: Upstream, deadlines: Deadlines) -> ClientTLS:

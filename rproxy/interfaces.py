@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mypy_extensions import mypyc_attr
 from twisted.internet.interfaces import IAddress
 from zope.interface import classImplements
 
@@ -41,7 +40,6 @@ class Lease:
             self._returns.pop()()
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
 class Arrival:
     """What is known so far about a connection: each stage hands a richer copy to the next."""
 

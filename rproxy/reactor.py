@@ -1,14 +1,13 @@
 """Twisted's epoll reactor with a shorter way from event to transport. Chosen by `tap` when nobody chose.
 
 Twisted gives every event a logging context: seven calls before the transport's own. Here an
-event is one look-up and one call; what goes wrong is logged with the transport's name all the
-same. Everything else is `EPollReactor`'s. `twistd -r epoll rproxy …` leaves it out: that is
-the slow twin. Measured by `sni_conn` in bench/, up to a tenth of a short connection.
+event is one look-up and one call, made in C (see `native.events`); what goes wrong is logged with the
+transport's name all the same. Everything else is `EPollReactor`'s. `twistd -r epoll rproxy …` leaves
+it out: that is the slow twin. Measured by `sni_conn` and `h1` in bench/.
 """
 
 from __future__ import annotations
 
-import errno
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import Any, Final
 
@@ -16,8 +15,9 @@ from mypy_extensions import mypyc_attr
 from twisted.internet import main
 from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from rproxy.transports import Stream
+from rproxy.native.events import turn
 
 log = Logger(__name__)
 
@@ -35,26 +35,18 @@ class ProxyReactor(EPollReactor):
     _reads: set[int]
     _writes: set[int]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._number: int = self._poller.fileno()
+
     def doPoll(self, timeout: float | None) -> None:
         """As `doIteration`, under the name that Twisted's epoll reactor has for it."""
         self.doIteration(timeout)
 
     def doIteration(self, timeout: float | None) -> None:
         """One turn: wait for events, at most `timeout` seconds, and deliver them."""
-        selectables = self._selectables
-        try:
-            events = self._poller.poll(-1 if timeout is None else timeout, len(selectables) or 1)
-        except OSError as problem:
-            if problem.errno == errno.EINTR:
-                return
-            raise
-        due = [(selectables.get(descriptor), descriptor, event) for descriptor, event in events]
-        for selectable, descriptor, event in due:
-            # What an event before this one closed is gone, and its number may be a new connection's by now.
-            if selectable is None:
-                self._disown(descriptor)
-            elif selectables.get(descriptor) is selectable:
-                self._deliver(selectable, descriptor, event)
+        wait = -1.0 if timeout is None else timeout
+        turn(self._poller, self._number, wait, self._selectables, self._serve, self._disown, self._failed)
 
     def _disown(self, descriptor: int) -> None:
         """An event of nobody's: a copy of what was closed is open somewhere, and would tell for ever."""
@@ -63,14 +55,10 @@ class ProxyReactor(EPollReactor):
         except OSError:
             log.warn("epoll tells of descriptor {number}, which is closed", number=descriptor)
 
-    def _deliver(self, selectable: Any, descriptor: int, event: int) -> None:
+    def _serve(self, selectable: Any, descriptor: int, event: int) -> None:
+        """An event that is about more than reading."""
         try:
-            if event == IN and isinstance(selectable, Stream):  # nearly all; compiled, it is a C call
-                reading, why = True, selectable.doRead()
-                if why is None:
-                    return
-            else:
-                reading, why = self._serve(selectable, descriptor, event)
+            reading, why = self._tell(selectable, descriptor, event)
             if why is None or selectable.fileno() != descriptor:
                 return  # or it closed itself, and the number may be another's
         except BaseException as mistake:
@@ -79,7 +67,7 @@ class ProxyReactor(EPollReactor):
         if why:
             self._disconnectSelectable(selectable, why, reading)
 
-    def _serve(self, selectable: Any, descriptor: int, event: int) -> tuple[bool, Any]:
+    def _tell(self, selectable: Any, descriptor: int, event: int) -> tuple[bool, Any]:
         """Whether it was about reading, and why the connection is lost, if it is."""
         if event & HUNG_UP and not event & IN:
             reading = descriptor in self._reads
@@ -90,6 +78,14 @@ class ProxyReactor(EPollReactor):
         if event & OUT and not why and selectable.fileno() == descriptor:
             reading, why = False, selectable.doWrite()
         return reading, why
+
+    def _failed(self, selectable: Any, descriptor: int, why: Any, raised: bool) -> None:
+        """Reading has given, or raised, a reason to disconnect."""
+        if raised:
+            log.failure("in {selectable}", Failure(why), selectable=selectable.logPrefix())
+        elif not why or selectable.fileno() != descriptor:
+            return
+        self._disconnectSelectable(selectable, why, not raised)
 
     def addReader(self, reader: Any) -> None:
         """As `IReactorFDSet.addReader`."""

@@ -11,7 +11,6 @@ tests is Twisted's own. Imports OpenSSL.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -19,40 +18,32 @@ from cryptography.hazmat.bindings.openssl.binding import Binding
 from mypy_extensions import mypyc_attr
 from OpenSSL import SSL
 from twisted.internet import main
-from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.interfaces import IHandshakeListener, INegotiated, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
-from rproxy.keypair import KeyPair
+from rproxy.openssl import FLUSH, OUT, RECORD, Scratch, words_of
 from rproxy.transports import unacknowledged, unsent_of
+from rproxy.wrapping import Wrapping
 
 HANDSHAKE: Final = 10.0
 """Seconds for a handshake: some round trips and a signature."""
 GOODBYE: Final = 5.0
 """Seconds without progress after which a connection that we have closed is cut off."""
-RECORD: Final = 16384
-"""Bytes in one record, RFC 8446 §5.1."""
-FLUSH: Final = 32768
-"""Bytes given to OpenSSL before they are taken out again: each connection keeps that much for good."""
-OUT: Final = FLUSH + 4096
-"""The same with what records add to them."""
-
 MOST_ANSWERS: Final = 1 << 20
 """Bytes that may wait for a client that only sends: OpenSSL answers each KeyUpdate (RFC 8446 §4.6.3).
 What we send ourselves stops at a sixteenth of this."""
 
 _lib: Any = Binding.lib
-_ffi: Any = Binding.ffi
 _WANT_READ: Any = _lib.SSL_ERROR_WANT_READ
 _ZERO_RETURN: Any = _lib.SSL_ERROR_ZERO_RETURN
-_view: Any = _ffi.buffer
-_from_buffer: Any = _ffi.from_buffer
+_view: Any = Binding.ffi.buffer
+_from_buffer: Any = Binding.ffi.from_buffer
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class TLSTransport:
+class TLSTransport(Wrapping):
     """Wraps `protocol`, whose transport it is; `connection` is new, with accept or connect state set.
 
     `protocol` is connected at once, before the handshake; what it writes waits. `loseConnection`
@@ -68,20 +59,18 @@ class TLSTransport:
         scratch: Scratch | None = None,
         speaks_first: bool = False,
     ) -> None:
+        super().__init__()
         self.wrappedProtocol: Any = protocol
-        self.transport: Any = None
         self.connected = self.disconnecting = False
         self._tlsConnection: Any = connection
         self._deadlines, self._handshake = deadlines, handshake
         self._deadline: Deadline | None = None
         self._reason: Failure | None = None
         self._waiting: list[bytes] = []
-        self._producer: Any = None
-        self._pulled: Any = None
         self._scratch = scratch if scratch is not None else Scratch()
         self._speaks_first = speaks_first
         self._unsent = -1
-        self._done = self._lost = self._aborted = self._failed = self._ended = False
+        self._done = self._aborted = self._failed = self._ended = False
 
     def handshake_failed(self, words: str, error: BaseException | None) -> BaseException | None:
         """Called once if the handshake does not succeed; what it returns, if anything, `protocol` is told."""
@@ -102,31 +91,6 @@ class TLSTransport:
     def getPeerCertificate(self) -> Any:
         """As Twisted's: what the other side has shown, None if nothing."""
         return self._tlsConnection.get_peer_certificate()
-
-    def getHandle(self) -> Any:
-        """The socket, as of the transport below, so that `local_of` works."""
-        return self.transport.getHandle()
-
-    def getHost(self) -> Any:
-        """As of the transport below."""
-        return self.transport.getHost()
-
-    def getPeer(self) -> Any:
-        """As of the transport below."""
-        return self.transport.getPeer()
-
-    def getTcpNoDelay(self) -> bool:
-        """As of the transport below; so are the next three."""
-        return bool(self.transport.getTcpNoDelay())
-
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: D102
-        self.transport.setTcpNoDelay(enabled)
-
-    def getTcpKeepAlive(self) -> bool:  # noqa: D102
-        return bool(self.transport.getTcpKeepAlive())
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: D102
-        self.transport.setTcpKeepAlive(enabled)
 
     def logPrefix(self) -> str:
         """Twisted's tag for what is logged on this connection's behalf."""
@@ -283,6 +247,10 @@ class TLSTransport:
             self._shut_down()
         self._wait(GOODBYE, self._check_goodbye)
 
+    def _producer_gone(self) -> None:
+        if self.disconnecting and not self._waiting:
+            self._shut_down()
+
     def close(self) -> None:
         """The same: TLS has no shorter way."""
         self.loseConnection()
@@ -316,13 +284,7 @@ class TLSTransport:
 
     def _close_below(self) -> None:
         """Nothing more is said in either direction: who produced for us has nobody to produce for."""
-        producer, pulled = self._producer, self._pulled
-        self._producer = self._pulled = None
-        if pulled is not None:
-            pulled.stopStreaming()
-        if producer is not None:
-            producer.pauseProducing()
-            self.transport.unregisterProducer()
+        self._drop_producer()
         self.transport.loseConnection()
         self._wait(GOODBYE, self._check_goodbye)
 
@@ -384,106 +346,5 @@ class TLSTransport:
         if deadline is not None:
             deadline()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As `IConsumer.registerProducer`."""
-        if self._lost:
-            producer.stopProducing()
-            return
-        pulled = None if streaming else _PullToPush(producer, self)
-        gate = Gate(producer if pulled is None else pulled)
-        self.transport.registerProducer(gate, True)
-        self._producer, self._pulled = gate, pulled
-        if pulled is not None:
-            pulled.startStreaming()
-
-    def unregisterProducer(self) -> None:
-        """As `IConsumer.unregisterProducer`."""
-        if self._producer is None:
-            return
-        if self._pulled is not None:
-            self._pulled.stopStreaming()
-        self._producer = self._pulled = None
-        self.transport.unregisterProducer()
-        if self.disconnecting and not self._waiting:
-            self._shut_down()
-
-    def stopConsuming(self) -> None:
-        """As `IConsumer` producers expect it."""
-        self.unregisterProducer()
-        self.loseConnection()
-
-    def pauseProducing(self) -> None:
-        """As `IPushProducer`: the transport below is not read for now."""
-        self.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """As `IPushProducer`."""
-        self.transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """As `IPushProducer`."""
-        self.loseConnection()
-
-
-class Gate:
-    """Between a producer and the two that may want it to wait, the handshake and the transport below."""
-
-    __slots__ = ("_paused", "_producer")
-
-    def __init__(self, producer: Any) -> None:
-        self._producer, self._paused = producer, False
-
-    def pauseProducing(self) -> None:
-        """Once is enough."""
-        if not self._paused:
-            self._paused = True
-            self._producer.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        """The same."""
-        if self._paused:
-            self._paused = False
-            self._producer.resumeProducing()
-
-    def stopProducing(self) -> None:
-        """The transport's call when it is lost."""
-        self._producer.stopProducing()
-
-
-class Scratch:
-    """Where OpenSSL writes to before its bytes are taken: one for all connections of a factory."""
-
-    __slots__ = ("at", "read", "written")
-
-    def __init__(self) -> None:
-        self.at: Any = _ffi.new("char**")
-        self.read: Any = _ffi.new("char[]", RECORD)
-        self.written: Any = _ffi.new("char[]", OUT)
-
-
-def use_pair(context: SSL.Context, pair: KeyPair) -> None:
-    """Show this certificate. Raises `SSL.Error` when OpenSSL does not take it.
-
-    From a file in memory, because only this call keeps the chains of several certificates apart.
-    """
-    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, pair.chain)
-        context.use_certificate_chain_file(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    context.use_privatekey(pair.key)
-
-
-def words_of(error: BaseException) -> str:
-    """What an OpenSSL error says, in its own words; they hold nothing that the other side chose."""
-    if isinstance(error, SSL.SysCallError):
-        return "the other side left"
-    if isinstance(error, SSL.Error):
-        queue = error.args[0] if error.args else ()
-        return str(queue[-1][-1]) if queue else "the other side left"
-    return str(error)
-
 
 classImplements(TLSTransport, INegotiated, IPushProducer)
-classImplements(Gate, IPushProducer)

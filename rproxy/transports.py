@@ -1,17 +1,15 @@
 """TCP and unix transports with a straight way from the socket to the protocol.
 
-`Accepted` is made by `services.listeners`, `Outbound` by `upstream.connect`. They keep Twisted's
+`Accepted` is made by `services.listeners`; `upstream.outbound` has the one that connects. They keep Twisted's
 contract (`ITCPTransport`, producers, half-close, the order of calls into the protocol) without
 inheriting from its transports, so that they can be compiled. What is spared: `write` tries the
 socket before it queues, where Twisted's waits for the next turn of the loop and pays two
-`epoll_ctl` calls for it; `Outbound` connects without a connector, a Deferred or a timer; a
-`Mover` may take bytes past the protocol (see `splice`). Measured by `sni_conn` and `h1` in bench/;
-the slow twin in the tests is Twisted's own transport.
+`epoll_ctl` calls for it; a `Mover` may take bytes past the protocol (see `splice`). Measured by
+`sni_conn` and `h1` in bench/; the slow twin in the tests is Twisted's own transport.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -38,14 +36,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
+from rproxy.native.sockets import SEND, receive, send
+
 log = Logger(__name__)
 
-CHUNK: Final = 65536
-"""Bytes of a read, and of a queue above which a producer is paused; Twisted's, too."""
-SEND: Final = 131072
-"""Bytes that a send is given at most, so that a long queue is not copied for each of them."""
-PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
-CONNECTED = frozenset((0, errno.EISCONN))
+MOST_QUEUED: Final = 65536
+"""Bytes of a queue above which a producer is paused; Twisted's, too."""
 DONE = Failure(main.CONNECTION_DONE)
 ABORTED = Failure(ConnectionAborted())
 LOST: Any = main.CONNECTION_LOST
@@ -116,14 +112,13 @@ class Stream:
         if self.reads is not None:
             return self.reads.readable()
         try:
-            data = self.socket.recv(CHUNK)
-        except BlockingIOError:
-            return None
+            data = receive(self.socket, self.number)
         except OSError:
             return LOST
-        if not data:
+        if data:
+            self.protocol.dataReceived(data)
+        elif data is not None:
             return END
-        self.protocol.dataReceived(data)
         return None
 
     def write(self, data: bytes) -> None:
@@ -134,8 +129,8 @@ class Stream:
             self._queue(data)
             return
         try:
-            sent: int = self.socket.send(data)
-        except OSError:  # would block, or broken: then the next attempt reports the loss in its turn
+            sent = send(self.socket, self.number, data, 0)
+        except OSError:  # broken: the next attempt reports the loss in its turn
             sent = 0
         if sent < len(data):
             self._queue(data[sent:] if sent else data)
@@ -147,7 +142,7 @@ class Stream:
     def _queue(self, data: bytes) -> None:
         self._tempDataBuffer.append(data)
         self._tempDataLen += len(data)
-        if self.producer is not None and self.streamingProducer and self.unsent > CHUNK:
+        if self.producer is not None and self.streamingProducer and self.unsent > MOST_QUEUED:
             self.producerPaused = True
             self.producer.pauseProducing()
         self.startWriting()
@@ -163,9 +158,9 @@ class Stream:
             self.dataBuffer, self.offset = b"".join(rest), 0
             self._tempDataBuffer, self._tempDataLen = [], 0
         try:
-            self.offset += self.socket.send(memoryview(self.dataBuffer)[self.offset : self.offset + SEND])
-        except OSError as problem:
-            return None if problem.errno in (errno.EAGAIN, errno.ENOBUFS) else LOST
+            self.offset += send(self.socket, self.number, self.dataBuffer, self.offset)
+        except OSError:
+            return LOST
         if self.offset == len(self.dataBuffer) and not self._tempDataLen:
             return self._all_sent()
         return None
@@ -373,85 +368,11 @@ class Accepted(Stream):
         super().__init__(reactor, sock, client)
         sock.setblocking(False)
         self.protocol = protocol
+        port = getattr(server, "_realPortNumber", None)
+        self.port: int = -1 if port is None else port
+        """The port that it was accepted on, which spares a call; -1 where that is not known."""
         self.startReading()
         self.connected = 1
-
-
-Settled = Callable[["Outbound", int], None]
-
-
-class Outbound(Stream):
-    """The transport of a connection that we make: `start`, then `settled(self, errno)` once.
-
-    `settled` is called with 0 when connected, with the reason as an errno when not. It may be
-    called before `start` returns. Until then `abandon` gives up silently.
-    """
-
-    def __init__(self, reactor: Any, family: int, target: Any, settled: Settled) -> None:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        super().__init__(reactor, socket.SocketType(family, kind), target)
-        self.family = family
-        self._settled: Settled | None = settled
-
-    def start(self) -> None:
-        """Begin to connect; over loopback and unix sockets this mostly finishes here."""
-        if self.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # word of dead peers
-        code = self._connect()
-        if code in PENDING:
-            code = self._connect()  # asks: a neighbour on this machine has accepted by now
-        if code in PENDING:
-            self.startWriting()
-        else:
-            self._settle(code)
-
-    def _connect(self) -> int:
-        try:
-            code: int = self.socket.connect_ex(self.place)
-        except OSError:  # Python's own: a unix path that does not fit into sun_path
-            return errno.ENAMETOOLONG
-        return code
-
-    def serve(self, protocol: Any) -> None:
-        """Hand the connected transport to its protocol."""
-        self.protocol = protocol
-        self.connected = 1
-        protocol.makeConnection(self)
-        if self.connected and not self.disconnecting:
-            self.startReading()
-
-    def abandon(self) -> None:
-        """Give up while not connected; nothing is called any more."""
-        self._settled = None
-        self._drop()
-
-    def _drop(self) -> None:
-        self.stopWriting()
-        self._close_socket(False)
-
-    def doWrite(self) -> Any:
-        """The reactor's call: while connecting it asks how it went, later it flushes the queue."""
-        if self._settled is None:
-            return super().doWrite()
-        self.stopWriting()
-        self._settle(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        return None
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor's call; a hang-up while connecting is a failed attempt."""
-        if self._settled is None:
-            super().connectionLost(reason)
-        else:
-            self._settle(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNABORTED)
-
-    def _settle(self, code: int) -> None:
-        settled, self._settled = self._settled, None
-        code = 0 if code in CONNECTED else code
-        if code:
-            self._drop()
-        if settled is not None:
-            settled(self, code)
 
 
 def close(transport: Any) -> None:
@@ -465,6 +386,18 @@ def twisted_address(name: Any) -> Any:
         return address.UNIXAddress(os.fsencode(name) if name else None)
     kind = address.IPv6Address if len(name) == 4 else address.IPv4Address
     return kind("TCP", *name)
+
+
+def local_port(transport: Any) -> int:
+    """The port that a client has connected to, if its transport knows it, here or below TLS; else -1."""
+    below = transport
+    while not isinstance(below, Accepted):
+        if getattr(below, "proxy_header", None) is not None or isinstance(below, Stream):
+            return -1
+        below = getattr(below, "transport", None)
+        if below is None:
+            return -1
+    return below.port
 
 
 def unsent_of(transport: Any) -> int:

@@ -14,9 +14,13 @@ from functools import cache
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.posixbase import _DisconnectSelectableMixin
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rproxy.interfaces import Arrival
 
@@ -206,6 +210,38 @@ class Backend:
 
     def close(self) -> None:
         self.socket.close()
+
+
+@implementer(IHalfCloseableProtocol)
+class Remembering(Protocol):
+    """Writes down its calls; `on` says what to do in them."""
+
+    def __init__(self, **on: Callable[[Any], object]) -> None:
+        self.calls: list[str] = []
+        self.octets = b""
+        self.reason: type | None = None
+        self._on = on
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self._on.get(name, lambda transport: None)(self.transport)
+
+    def connectionMade(self) -> None:
+        self._called("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.octets += data
+        self._called("read")
+
+    def readConnectionLost(self) -> None:
+        self._called("read_lost")
+
+    def writeConnectionLost(self) -> None:
+        self._called("write_lost")
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.reason = reason.type
+        self._called("lost")
 
 
 class Loop(_DisconnectSelectableMixin, Clock):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -25,12 +25,10 @@ Fields = list[tuple[bytes, bytes]]
 
 
 @dataclass
-class Answer:
+class Heard:
     """What has come on a stream."""
 
-    status: int = 0
     fields: Fields = field(default_factory=list)
-    interim: list[int] = field(default_factory=list)
     body: bytes = b""
     trailers: Fields | None = None
     ended: bool = False
@@ -39,6 +37,114 @@ class Answer:
 
     def get(self, name: bytes) -> bytes | None:
         return dict(self.fields).get(name)
+
+
+@dataclass
+class Answer(Heard):
+    """The same for a client."""
+
+    status: int = 0
+    interim: list[int] = field(default_factory=list)
+
+
+H = TypeVar("H", bound=Heard)
+
+
+class Speaking(Generic[H]):
+    """One end of an HTTP/2 connection, which says what it is told to, also what it should not.
+
+    With `credit` it gives windows back at once.
+    """
+
+    client_side: bool
+
+    def __init__(self, world: World, wire: Stream, *, credit: bool, settings: dict[int, int] | None) -> None:
+        self.world, self.wire, self.credit = world, wire, credit
+        config = H2Configuration(
+            client_side=self.client_side,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            header_encoding=None,
+        )
+        self.h2 = H2Connection(config)
+        if self.client_side:
+            self.h2.local_settings.enable_push = 0
+        for code, value in (settings or {}).items():
+            self.h2.local_settings[SettingCodes(code)] = value
+        self.h2.local_settings.acknowledge()
+        self.h2.initiate_connection()
+        self.heard: dict[int, H] = {}
+        self.gone: ConnectionTerminated | None = None
+        self.closed = b""
+        self.take()
+
+    def heard_on(self, number: int) -> H:
+        """What has come on a stream; something to be forgotten where that is none of ours."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        octets = self.h2.data_to_send()
+        if octets:
+            self.wire.send(octets)
+
+    def send(self, number: int, octets: bytes, *, end: bool = False) -> Self:
+        self.h2.send_data(number, octets, end_stream=end)
+        self.flush()
+        return self
+
+    def upload(self, number: int, octets: bytes, *, end: bool = True) -> int:
+        """As much of a body as the windows allow; how much that was."""
+        sent = 0
+        while sent < len(octets):
+            room = min(self.h2.local_flow_control_window(number), 16384, len(octets) - sent)
+            if room <= 0:
+                self.take()
+                if self.h2.local_flow_control_window(number) <= 0:
+                    break
+                continue
+            self.send(number, octets[sent : sent + room], end=end and sent + room == len(octets))
+            sent += room
+        self.take()
+        return sent
+
+    def reset(self, number: int, code: int = 8) -> Self:
+        self.h2.reset_stream(number, code)
+        self.flush()
+        return self
+
+    def take(self) -> dict[int, H]:
+        """What has come by now."""
+        self.flush()
+        for _ in range(1000):
+            got = self.wire.read()
+            for end in (b"<end>", b"<reset>"):
+                if got.endswith(end):
+                    self.closed, got = end, got[: -len(end)]
+            if not got:
+                break
+            for event in self.h2.receive_data(got):
+                self._note(event, self.heard_on(getattr(event, "stream_id", 0) or 0))
+            if self.wire.open:
+                self.flush()
+        return self.heard
+
+    def _note(self, event: Any, heard: H) -> None:
+        match event:
+            case DataReceived():
+                heard.body += event.data
+                size = event.flow_controlled_length
+                if self.credit:
+                    self.h2.acknowledge_received_data(size, event.stream_id)
+                else:
+                    heard.uncredited += size
+            case TrailersReceived():
+                heard.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
+            case StreamEnded():
+                heard.ended = True
+            case StreamReset():
+                heard.reset = int(event.error_code)
+            case ConnectionTerminated():
+                self.gone = event
 
 
 class Http2World(World):
@@ -51,7 +157,7 @@ class Http2World(World):
     def client(
         self, *, credit: bool = True, settings: dict[int, int] | None = None, **options: Any
     ) -> Client:
-        """A client that has said its preface; with `credit` it gives windows back at once."""
+        """A client that has said its preface."""
         return Client(self, self.connect(**options), credit=credit, settings=settings)
 
     def wait(self, seconds: float) -> None:
@@ -69,31 +175,18 @@ class Http2World(World):
         return self.servers[-1]._become._instead
 
 
-class Client:
-    """An HTTP/2 client that says what it is told to, also what it should not."""
+class Client(Speaking[Answer]):
+    """An HTTP/2 client."""
 
-    def __init__(self, world: World, wire: Stream, *, credit: bool, settings: dict[int, int] | None) -> None:
-        self.world, self.wire, self.credit = world, wire, credit
-        config = H2Configuration(
-            client_side=True,
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-            header_encoding=None,
-        )
-        self.h2 = H2Connection(config)
-        self.h2.local_settings.enable_push = 0
-        for code, value in (settings or {}).items():
-            self.h2.local_settings[SettingCodes(code)] = value
-        self.h2.local_settings.acknowledge()
-        self.h2.initiate_connection()
-        self.answers: dict[int, Answer] = {}
-        self.gone: ConnectionTerminated | None = None
-        self.closed = b""
-        self.flush()
-        self.take()
+    client_side = True
 
-    def flush(self) -> None:
-        self.wire.send(self.h2.data_to_send())
+    @property
+    def answers(self) -> dict[int, Answer]:
+        """What has come, by its streams."""
+        return self.heard
+
+    def heard_on(self, number: int) -> Answer:
+        return self.heard.get(number, Answer())
 
     def begin(
         self, path: bytes = b"/x", *fields: tuple[bytes, bytes], method: bytes = b"GET", end: bool = True
@@ -106,28 +199,9 @@ class Client:
         """Begin a request with these fields."""
         number = self.h2.get_next_available_stream_id()
         self.h2.send_headers(number, fields, end_stream=end)
-        self.answers[number] = Answer()
+        self.heard[number] = Answer()
         self.flush()
         return number
-
-    def send(self, number: int, octets: bytes, *, end: bool = False) -> None:
-        self.h2.send_data(number, octets, end_stream=end)
-        self.flush()
-
-    def upload(self, number: int, octets: bytes, *, end: bool = True) -> int:
-        """As much of a body as the windows allow; how much that was."""
-        sent = 0
-        while sent < len(octets):
-            room = min(self.h2.local_flow_control_window(number), 16384, len(octets) - sent)
-            if room <= 0:
-                self.take()
-                if self.h2.local_flow_control_window(number) <= 0:
-                    break
-                continue
-            self.send(number, octets[sent : sent + room], end=end and sent + room == len(octets))
-            sent += room
-        self.take()
-        return sent
 
     def download(self, peer: Stream, octets: bytes) -> int:
         """A peer sends these bytes while the client takes them; how many the peer got rid of."""
@@ -139,45 +213,12 @@ class Client:
         self.take()
         return sent
 
-    def reset(self, number: int, code: int = 8) -> None:
-        self.h2.reset_stream(number, code)
-        self.flush()
-
-    def take(self) -> dict[int, Answer]:
-        """What has come by now."""
-        for _ in range(1000):
-            got = self.wire.read()
-            for end in (b"<end>", b"<reset>"):
-                if got.endswith(end):
-                    self.closed, got = end, got[: -len(end)]
-            if not got:
-                break
-            for event in self.h2.receive_data(got):
-                self._note(event)
-            if self.wire.open:
-                self.flush()
-        return self.answers
-
-    def _note(self, event: Any) -> None:
-        answer = self.answers.get(getattr(event, "stream_id", 0) or 0, Answer())
+    def _note(self, event: Any, heard: Answer) -> None:
         match event:
             case ResponseReceived():
-                answer.fields = [(bytes(name), bytes(value)) for name, value in event.headers]
-                answer.status = int(answer.fields[0][1])
+                heard.fields = [(bytes(name), bytes(value)) for name, value in event.headers]
+                heard.status = int(heard.fields[0][1])
             case InformationalResponseReceived():
-                answer.interim.append(int(dict(event.headers)[b":status"]))
-            case DataReceived():
-                answer.body += event.data
-                size = event.flow_controlled_length
-                if self.credit:
-                    self.h2.acknowledge_received_data(size, event.stream_id)
-                else:
-                    answer.uncredited += size
-            case TrailersReceived():
-                answer.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
-            case StreamEnded():
-                answer.ended = True
-            case StreamReset():
-                answer.reset = int(event.error_code)
-            case ConnectionTerminated():
-                self.gone = event
+                heard.interim.append(int(dict(event.headers)[b":status"]))
+            case _:
+                super()._note(event, heard)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
@@ -36,6 +36,9 @@ from tests.fakes import Journal, Loop
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SLACK = 5.6
+"""Seconds until a deadline of a connection is noticed: a look every 5 s, and the buckets of the deadlines."""
+W = TypeVar("W", bound="World")
 
 
 class Line(NamedTuple):
@@ -282,6 +285,19 @@ class World:
         assert (self.limits.open, len(self.connections)) == (0, 0)
         assert (self.loop.readers, self.loop.writers) == (set(), set())
         assert self.loop.getDelayedCalls() == []
+
+
+def making(kind: type[W]) -> Iterator[Callable[..., W]]:
+    """Gives a maker of worlds, and ends them all: for a test's fixture to yield from."""
+    made: list[W] = []
+
+    def make(**options: Any) -> W:
+        made.append(kind(**options))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.end()
 
 
 def head_of(answer: bytes) -> tuple[bytes, dict[bytes, bytes]]:

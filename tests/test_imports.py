@@ -12,11 +12,11 @@ import rproxy
 
 HOUSE = Path(rproxy.__file__).parent
 STAIRS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "native"),
     ("wire",),
     ("policy",),
     ("interfaces", "deadlines"),
-    ("transports", "keypair"),
+    ("transports", "keypair", "openssl", "wrapping"),
     ("reactor",),
     ("tls", "upstream"),
     ("splice",),
@@ -26,15 +26,16 @@ STAIRS: tuple[tuple[str, ...], ...] = (
     ("endpoints", "config"),
     (
         *("assemble", "assemble_http", "assemble_l4", "assemble_parts", "assemble_tls"),
-        *("assemble_admin", "assemble_limits"),
+        *("assemble_admin", "assemble_limits", "assemble_status"),
     ),
     ("tap", "proxy"),
-    ("command", "command_admin", "command_l4"),
+    ("command", "command_admin", "command_certs", "command_l4", "command_status"),
 )
 """From the cellar to the roof: a module may import its own floor and those below."""
 KNOW_THE_FILE = {
     *("assemble", "assemble_http", "assemble_l4", "assemble_parts", "assemble_tls"),
-    *("assemble_admin", "assemble_limits", "command_admin", "tap", "proxy", "command", "config"),
+    *("assemble_admin", "assemble_limits", "assemble_status", "tap", "proxy", "config"),
+    *("command", "command_admin", "command_certs"),
 }
 KNOW_THE_REACTOR = {"tap", "command", "command_l4"}
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "core", "manager", "misc"}

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rproxy.deadlines import Deadlines
 from rproxy.keypair import KeyPair
 from rproxy.services.certificates import server_context
-from rproxy.tls import TLSTransport, words_of
+from rproxy.tls import TLSTransport
 from tests.tlspeers import MemoryClient, Pipe, converse, make
 
 
@@ -103,16 +103,6 @@ def test_it_does_what_twisteds_does(context: SSL.Context, says: list[bytes], cut
     assert played(ours, context, says, cut) == played(theirs, context, says, cut)
 
 
-def test_errors_are_told_in_words() -> None:
-    assert (
-        words_of(SSL.Error([("", "", "first"), ("SSL routines", "", "no shared cipher")]))
-        == "no shared cipher"
-    )
-    assert words_of(SSL.Error([])) == "the other side left"
-    assert words_of(SSL.SysCallError(-1, "Unexpected EOF")) == "the other side left"
-    assert words_of(RuntimeError("anything")) == "anything"
-
-
 def test_the_socket_is_asked_for_its_address_below() -> None:
     class Below(Pipe):
         def getHandle(self) -> str:
@@ -122,6 +112,30 @@ def test_the_socket_is_asked_for_its_address_below() -> None:
     server = ours(context, Remembering())
     server.makeConnection(Below())
     assert server.getHandle() == "the socket"
+
+
+class Pulled:
+    """Gives something whenever it is asked."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+    def resumeProducing(self) -> None:
+        self.transport.write(b"y")
+
+    def stopProducing(self) -> None: ...
+
+
+def test_a_client_may_say_goodbye_while_a_producer_is_pulled(context: SSL.Context) -> None:
+    inner, client, pipe = Remembering(), MemoryClient(), Pipe()
+    server = ours(context, inner)
+    server.makeConnection(pipe)
+    converse(client, server, pipe, lambda octets: [octets])
+    server.registerProducer(Pulled(server), False)
+    server.dataReceived(client.goodbye())
+    assert (pipe.disconnecting, pipe.producer) == (True, None)
+    server.connectionLost(Failure(ConnectionDone()))
+    assert inner.calls == ["made", ConnectionDone]
 
 
 def second_parts(record: bytes, overhead: int) -> Iterable[tuple[int, int]]:

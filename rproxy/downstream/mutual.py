@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, Final, cast
 from weakref import WeakSet
 
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
@@ -24,46 +23,21 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadlines
+from rproxy.downstream.handshake import log_failed_handshake, reason_of
+from rproxy.downstream.peek import LINGER, LINGER_BYTES
 from rproxy.downstream.service import ServiceFactory
 from rproxy.downstream.terminate import Site
-from rproxy.errors import NoCommonProtocol, NotAuthorised, Refusal, TooSlow
+from rproxy.errors import NotAuthorised, Refusal
 from rproxy.interfaces import Arrival, arrival_of
+from rproxy.openssl import Scratch
 from rproxy.policy.identity import ClientPolicy, Identity
-from rproxy.tls import HANDSHAKE, Scratch, TLSTransport
+from rproxy.tls import HANDSHAKE, TLSTransport
 from rproxy.wire.sealedalert import sealed_alert
 
 log = Logger(__name__)
 
-LINGER: Final = 1.0
-"""Seconds for which a refused client's bytes are read and dropped: closing on unread ones would be a
-reset, and the reset would overtake the alert. As in `peek`."""
-LINGER_BYTES: Final = 1 << 20
-"""Bytes dropped at most in that time; a client that sends on and on is reset."""
 INTERNAL_ERROR: Final = 80
 """The alert for what TLS has no word for, such as too many connections (RFC 8446 §6.2)."""
-
-Code = SSL.X509VerificationCodes
-REVOCATION_UNKNOWN = "revocation_unknown"
-TROUBLES: Final = {
-    Code.ERR_CERT_HAS_EXPIRED: "certificate_expired",
-    Code.ERR_CERT_REVOKED: "certificate_revoked",
-    Code.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "unknown_ca",
-    Code.ERR_SELF_SIGNED_CERT_IN_CHAIN: "unknown_ca",
-    Code.ERR_UNABLE_TO_GET_ISSUER_CERT: "unknown_ca",
-    Code.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: "unknown_ca",
-    Code.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "unknown_ca",
-    Code.ERR_UNABLE_TO_GET_CRL: REVOCATION_UNKNOWN,
-    Code.ERR_CRL_NOT_YET_VALID: REVOCATION_UNKNOWN,
-    Code.ERR_CRL_HAS_EXPIRED: REVOCATION_UNKNOWN,
-}
-"""What is said in the journal about a certificate that OpenSSL has not verified; else "bad_certificate"."""
-FAILURES: Final = {
-    "peer did not return a certificate": "certificate_required",
-    "unsupported protocol": "protocol_version",
-    "no application protocol": NoCommonProtocol.reason,
-    "the other side left": "client_left",
-}
-"""The same for other ends of a handshake, by OpenSSL's words; else "handshake_failed"."""
 
 
 class Facts:
@@ -193,20 +167,9 @@ class Gate:
             self._arrival, app=service.app, peer="-", received=0, sent=0, seconds=seconds, reason=reason
         )
 
-    def failed(self, words: str, trouble: int) -> None:
-        """The handshake has: tell why, in detail in the log, with a code in the journal."""
-        log.info(
-            "TLS handshake of {client} with {app} failed: {why} (name {name}, listener {listener})",
-            client=str(self._arrival.client),
-            app=self._factory.site.name,
-            why=self._facts.problem or words,
-            name=self._arrival.server_name or "-",
-            listener=self._arrival.listener or "-",
-        )
-        if words == "certificate verify failed":
-            self.journal(TROUBLES.get(trouble, "bad_certificate"))
-        else:
-            self.journal(FAILURES.get(words, "handshake_failed"))
+    def failed(self, words: str) -> None:
+        """The handshake has: tell why in detail."""
+        log_failed_handshake(log, self._arrival, self._factory.site.name, self._facts.problem or words)
 
 
 class Secured(TLSTransport):
@@ -228,10 +191,9 @@ class Secured(TLSTransport):
 
     def handshake_failed(self, words: str, error: BaseException | None) -> BaseException | None:
         """TLS's call."""
-        if error is None:
-            self._gate.journal(TooSlow.reason)
-        else:
-            self._gate.failed(words, Binding.lib.SSL_get_verify_result(self._tlsConnection._ssl))
+        if error is not None:
+            self._gate.failed(words)
+        self._gate.journal(reason_of(words, error, self._tlsConnection))
         return None
 
     def deny(self, description: int) -> None:

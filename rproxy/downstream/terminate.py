@@ -8,7 +8,7 @@ Imports OpenSSL, so `assemble` imports it only for configurations that terminate
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory
@@ -17,10 +17,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadlines
+from rproxy.downstream.handshake import log_failed_handshake, reason_of
+from rproxy.downstream.peek import LINGER, LINGER_BYTES
 from rproxy.errors import NoCommonProtocol, Refusal
-from rproxy.interfaces import Arrival, arrival_of
+from rproxy.interfaces import Arrival, Journal, arrival_of
+from rproxy.openssl import Scratch
 from rproxy.policy.identity import ClientPolicy, Shown
-from rproxy.tls import HANDSHAKE, Scratch, TLSTransport
+from rproxy.tls import HANDSHAKE, TLSTransport
 from rproxy.wire.clienthello import ClientHello
 
 log = Logger()
@@ -30,12 +33,6 @@ HTTP1 = b"http/1.1"
 HTTP2 = b"h2"
 OLD_HTTP = b"http/1.0"
 """What `curl --http1.0` lists alone; the same protocol to us, since requests say their version."""
-
-LINGER: Final = 1.0
-"""Seconds for which a client whose certificate was refused is listened to: in TLS 1.3 it believes the
-handshake done and sends its request; closing on unread bytes is a reset, which would overtake the alert."""
-LINGER_BYTES: Final = 1 << 20
-"""Bytes dropped at most in that time; a client that sends on and on is reset. Both as in `peek`."""
 
 
 class NoCertificate(Refusal):
@@ -56,7 +53,8 @@ class Site(Protocol):
 class Terminate:
     """Serves each connection by TLS around what `inner` builds. `offered` is in our order of preference.
 
-    `clients` says whom an app serves whose `site` asks for certificates.
+    `clients` says whom an app serves whose `site` asks for certificates. Handshakes that fail are written
+    into `journal`, if there is one, with their time by `clock`.
     """
 
     def __init__(
@@ -68,8 +66,11 @@ class Terminate:
         *,
         handshake_timeout: float = HANDSHAKE,
         clients: ClientPolicy | None = None,
+        journal: Journal | None = None,
+        clock: Any = None,
     ) -> None:
         self.site, self.inner, self.offered, self.clients = site, inner, offered, clients
+        self._journal, self._clock = journal, clock
         self.deadlines, self.handshake_timeout = deadlines, handshake_timeout
         self.scratch = Scratch()
 
@@ -99,6 +100,18 @@ class Terminate:
         secured: Any = Secured(self, arrival, protocol, connection)
         return cast(IProtocol, secured)
 
+    def now(self) -> float:
+        """The moment, where it will be asked for."""
+        return 0.0 if self._journal is None else float(self._clock.seconds())
+
+    def write_down(self, arrival: Arrival, reason: str, since: float) -> None:
+        """Write down that a handshake which began at `since` came to nothing."""
+        if self._journal is not None:
+            seconds = self.now() - since
+            self._journal.ended(
+                arrival, app=self.site.name, peer="-", received=0, sent=0, seconds=seconds, reason=reason
+            )
+
     def _verified(self, known: Arrival, context: SSL.Context, clients: ClientPolicy) -> IProtocol | None:
         """The same for a client that is asked for a certificate; the context is one that does."""
         shown = Shown(clients)
@@ -120,18 +133,15 @@ class Secured(TLSTransport):
         self, factory: Terminate, arrival: Arrival, protocol: IProtocol, connection: SSL.Connection
     ) -> None:
         super().__init__(protocol, connection, factory.deadlines, factory.handshake_timeout, factory.scratch)
-        self._app, self._arrival = factory.site.name, arrival
+        self._factory, self._arrival, self._since = factory, arrival, factory.now()
 
     def handshake_failed(self, words: str, error: BaseException | None) -> None:
-        """One line, at a level that a busy port can bear: most of it is scanners."""
-        log.info(
-            "TLS handshake of {client} with {app} failed: {why} (name {name}, listener {listener})",
-            client=str(self._arrival.client),
-            app=self._app,
-            why=words,
-            name=self._arrival.server_name or "-",
-            listener=self._arrival.listener or "-",
-        )
+        """TLS's call."""
+        log_failed_handshake(log, self._arrival, self._factory.site.name, self._explained(words))
+        self._factory.write_down(self._arrival, reason_of(words, error, self._tlsConnection), self._since)
+
+    def _explained(self, words: str) -> str:
+        return words
 
 
 class Verified(Secured):
@@ -139,11 +149,6 @@ class Verified(Secured):
 
     _gone = False
     _dropped = 0
-
-    def handshake_failed(self, words: str, error: BaseException | None) -> None:
-        """With what is wrong with the certificate, and whose it is."""
-        problem = self._arrival.shown.problem
-        super().handshake_failed(f"{words}: {problem}" if problem else words, error)
 
     def dataReceived(self, data: bytes) -> None:
         """The transport's call: records, cut anywhere."""
@@ -157,10 +162,16 @@ class Verified(Secured):
         self._gone = True
         super().connectionLost(reason)
 
+    def _explained(self, words: str) -> str:
+        """With what is wrong with the certificate, and whose it is."""
+        problem = self._arrival.shown.problem
+        return f"{words}: {problem}" if problem else words
+
     def _close_below(self) -> None:
         if self._done or self._gone:
             super()._close_below()
         else:
+            # In TLS 1.3 the client believes the handshake done and sends its request.
             self.transport.loseWriteConnection()
             self._wait(LINGER, self.transport.abortConnection)
 

@@ -59,8 +59,10 @@ class ClientFacts:
     """What the requests of one downstream connection say about their client; made once per connection."""
 
     __slots__ = (
-        "_claim",
+        "_believed",
         "_forwarded_for",
+        "_headers",
+        "_own",
         "_pairs",
         "_shown",
         "_trusted",
@@ -93,11 +95,15 @@ class ClientFacts:
             self.node, is_trusted = UNKNOWN, trusted.unix
         self.https, self.port = https, port
         self.memory = Memory()
-        self._claim = Claims((Hop(self.node, b"https" if https else b"http"),), https, port)
+        self._own: Claims | None = None
+        # What was believed last, and for which fields.
+        self._believed: Claims | None = None
+        self._headers: Headers | None = None
         self.subject = subject
         self._shown = _shown_pairs(subject, certificate)
-        self._pairs = [*_forwarding_pairs(self._claim), *self._shown]
-        self._forwarded_for = b", ".join(_nodes(self._claim))
+        self._forwarded_for = b"" if self.node == UNKNOWN else self.node.encode("ascii")
+        known = (self._forwarded_for,) if self._forwarded_for else ()
+        self._pairs = [*_forwarding_pairs(known, https, port), *self._shown]
         self._trusted = trusted if is_trusted else None
 
     @property
@@ -107,18 +113,28 @@ class ClientFacts:
 
     def claims(self, headers: Headers) -> Claims:
         """Who is behind a request, as far as it can be believed, and what they speak."""
+        own = self._own
+        if own is None:
+            hop = Hop(self.node, b"https" if self.https else b"http")
+            own = self._own = Claims((hop,), self.https, self.port)
         if self._trusted is None:
-            return self._claim
-        return believe(headers, self._claim.hops[0], self.port, self._trusted)
+            return own
+        believed = self._believed
+        if believed is None or self._headers is not headers:
+            believed = self._believed = believe(headers, own.hops[0], self.port, self._trusted)
+            self._headers = headers
+        return believed
 
-    def pairs(self, claims: Claims) -> Sequence[Pair]:
+    def pairs(self, headers: Headers) -> Sequence[Pair]:
         """The X-Forwarded fields and X-Real-IP that say this, and those about the client's certificate."""
-        return self._pairs if claims is self._claim else [*_forwarding_pairs(claims), *self._shown]
+        if self._trusted is None:
+            return self._pairs
+        claims = self.claims(headers)
+        return [*_forwarding_pairs(_nodes(claims), claims.https, claims.port), *self._shown]
 
     def forwarded_for(self, headers: Headers) -> bytes:
         """X-Forwarded-For as the peer was told it, for the log; empty if only unix sockets are known."""
-        claims = self.claims(headers)
-        return self._forwarded_for if claims is self._claim else b", ".join(_nodes(claims))
+        return self._forwarded_for if self._trusted is None else b", ".join(_nodes(self.claims(headers)))
 
 
 class RequestRewriter:
@@ -183,12 +199,11 @@ class RequestRewriter:
         pairs += _connection(headers, upgrade)
         if self._insecure and b"upgrade-insecure-requests" not in names:
             pairs.append((b"Upgrade-Insecure-Requests", b"1"))
-        claims = client.claims(headers)
-        pairs += client.pairs(claims)
+        pairs += client.pairs(headers)
         if request.authority:
             pairs.append((b"X-Forwarded-Host", request.authority))
         if self.writes_forwarded or b"forwarded" in names:
-            pairs.append((b"Forwarded", forwarded(claims, request.authority)))
+            pairs.append((b"Forwarded", forwarded(client.claims(headers), request.authority)))
         return pairs if self._late else self._rules.apply(pairs)
 
     def _with_one_cookie(self, headers: Headers, pairs: list[Pair]) -> list[Pair]:
@@ -310,13 +325,12 @@ def _wants_trailers(values: Sequence[bytes]) -> bool:
     return b"trailers" in [item.strip(b" \t") for item in b",".join(values).lower().split(b",")]
 
 
-def _forwarding_pairs(claims: Claims) -> list[Pair]:
-    """The fields that say what `claims` says; without addresses if only unix sockets are known."""
-    nodes = _nodes(claims)
+def _forwarding_pairs(nodes: Sequence[bytes], https: bool, port: int) -> list[Pair]:
+    """The fields that say this; without addresses if only unix sockets are known."""
     pairs = [
-        (b"X-Forwarded-Proto", b"https" if claims.https else b"http"),
-        (b"X-Forwarded-Port", b"%d" % (claims.port or (443 if claims.https else 80))),
-        (b"X-Forwarded-Ssl", b"on" if claims.https else b"off"),
+        (b"X-Forwarded-Proto", b"https" if https else b"http"),
+        (b"X-Forwarded-Port", b"%d" % (port or (443 if https else 80))),
+        (b"X-Forwarded-Ssl", b"on" if https else b"off"),
     ]
     return [(b"X-Forwarded-For", b", ".join(nodes)), (b"X-Real-IP", nodes[0]), *pairs] if nodes else pairs
 

@@ -40,8 +40,8 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from rproxy import __version__
+from rproxy.openssl import words_of
 from rproxy.services.acme_problems import unreachable
-from rproxy.tls import words_of
 
 MOST_BYTES: Final = 1 << 20
 """Of one answer with its headers: a chain has some 10 KiB, an order of a hundred names 30."""

@@ -22,10 +22,10 @@ from twisted.logger import Logger
 
 from rproxy.downstream.terminate import NoCertificate
 from rproxy.keypair import KeyPair, load_pair
+from rproxy.openssl import use_pair, words_of
 from rproxy.services.clientca import ClientCA, ClientFiles
 from rproxy.services.eye import Eye, Readable
 from rproxy.services.reload import fingerprint
-from rproxy.tls import use_pair, words_of
 
 log = Logger()
 
@@ -156,6 +156,13 @@ class Certificates(Service):
         self._warn_about_clients(watched)
         self._used.add(key)
         return watched.site
+
+    def in_use(self, name: str) -> tuple[Pairs, str] | None:
+        """What clients of this app are shown, and why a newer one is not used; None for one without TLS."""
+        for (app, _, _), watched in self._watched.items():
+            if app == name:
+                return watched.site.pairs, watched.pairs.trouble
+        return None
 
     def forget_unused(self) -> None:
         """Called when new routes are in use: sites not asked for since the last call are let go."""

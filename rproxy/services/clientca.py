@@ -23,9 +23,9 @@ from OpenSSL.crypto import X509, X509Store, X509StoreFlags
 from OpenSSL.crypto import Error as CryptoError
 
 from rproxy.keypair import MOST_BYTES
+from rproxy.openssl import words_of
 from rproxy.policy.identity import escaped, identity_of, subject_of
 from rproxy.services.reload import fingerprint
-from rproxy.tls import words_of
 
 MOST_LIST_BYTES: Final = 1 << 20
 """Of all revocation lists of an app, 20,000 certificates: OpenSSL hashes a list in every handshake, which

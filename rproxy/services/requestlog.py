@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from mypy_extensions import mypyc_attr
 
+from rproxy.native.lines import plain_line
 from rproxy.services.lines import LineBatch
 from rproxy.wire.address import Address, Inet
 
@@ -175,16 +176,40 @@ def redacted(target: bytes) -> bytes:
 
 def rpxy(request: Served, stamp: str, fraction: float) -> str:
     """A line as rpxy writes it (R-LOG-2), behind the time in microseconds."""
-    r, host, path = request, _host(request.host), _word(request.path)
+    r = request
+    status = PHRASES.get(r.status) or str(r.status)
+    micros = int(fraction * 1e6)
+    if r.host and r.path and not r.scheme and not r.forwarded:
+        protocol, shown = VERSIONS.get(r.version, "-"), r.forwarded_for
+        line = plain_line(
+            stamp,
+            micros,
+            r.host,
+            r.client.name,
+            r.method,
+            r.path,
+            protocol,
+            status,
+            r.user_agent,
+            shown,
+            r.upstream,
+            r.upstream_path,
+        )
+        if line is not None:
+            return line
+    return _rpxy(r, f"{stamp}.{micros:06d}", status)
+
+
+def _rpxy(r: Served, stamp: str, status: str) -> str:
+    """The same, whatever the fields."""
+    host, path = _host(r.host), _word(r.path)
     asked = path if r.upstream_path == r.path else _word(r.upstream_path)
     place = path.partition("?")[0]
     if r.scheme:
         place = f"{_word(r.scheme)}://{host}{place}"
     forwarded = f' "{_text(r.forwarded)}"' if r.forwarded else ""
-    micros = str(1000000 + int(fraction * 1e6))[1:]  # a format would cost as much as half of the line
-    status = PHRASES.get(r.status) or str(r.status)
     return (
-        f"{stamp}.{micros}Z {host or '-'} <- {r.client.name} -- {_word(r.method) or '-'} {path or '-'}"
+        f"{stamp}Z {host or '-'} <- {r.client.name} -- {_word(r.method) or '-'} {path or '-'}"
         f" {VERSIONS.get(r.version, '-')} -- {status} -- {place}"
         f' "{_text(r.user_agent)}", "{_text(r.forwarded_for)}"{forwarded} "{r.upstream}{asked}"\n'
     )

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
-from rproxy.transports import Outbound
+from rproxy.upstream.outbound import Outbound
 from rproxy.upstream.peer import Group, Peer, Target
 
 OUR_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from rproxy.errors import Refusal
+from rproxy.native.heads import plain_request, plain_response
 
 from . import http1_head as head
 from .http1_body import HEAD, IDLE, REFUSED, TUNNEL, MessageReader, Phase
@@ -32,6 +33,7 @@ head then takes 2.6 to 3.0 µs (5 and 12 fields) instead of 7.4 to 11.5, for 1.4
 
 _NONE: Final = Framing.NONE
 _NO_FIELDS: Final = read_facts(b"")
+_GOOD: Final = (11, 200, b"OK", 0)
 
 
 class HeadReader(MessageReader):
@@ -82,7 +84,7 @@ class HeadReader(MessageReader):
         return facts
 
     def _end_head(self, end: int) -> None:
-        self._advance(end + 4)
+        self._advance(end)
         self._line = 0
         self.trailers = None
 
@@ -109,16 +111,32 @@ class RequestReader(HeadReader):
         if self._phase is not HEAD:
             raise self._wrong_phase()
         try:
-            end = self._find_head()
-            return None if end < 0 else self._read_request(end)
+            request = self._read_plain()
+            if request is None:
+                end = self._find_head()
+                request = None if end < 0 else self._read_request(end)
         except BadRequest as refusal:
             raise self._refuse(refusal)
+        return request
+
+    def _read_plain(self) -> Request | None:
+        """The next request in one pass, if it is all there and plain, as nearly every one is."""
+        buffer = self._buffer
+        found = plain_request(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
+        if found is None:
+            return None
+        method, target, block, end = found
+        return self._begin((method, target, 11, 0), block, end)
 
     def _read_request(self, end: int) -> Request:
         buffer = self._settled()
         line = head.read_request_line(buffer, self._at)
         block = buffer[line[3] : end + 2]
-        request = head.make_request(line, self._facts if block == self._block else self._read_facts(block))
+        return self._begin(line, None if block == self._block else block, end + 4)
+
+    def _begin(self, line: head.RequestLine, block: bytes | None, end: int) -> Request:
+        """`block` is None if it is that of the last head; `end` is the offset behind the head."""
+        request = head.make_request(line, self._facts if block is None else self._read_facts(block))
         self._end_head(end)
         if request.framing is not _NONE:
             self._start_body(request.framing, request.length)
@@ -175,12 +193,15 @@ class ResponseReader(HeadReader):
         if self._phase is not HEAD:
             raise self._wrong_phase()
         try:
-            end = self._find_head()
-            return None if end < 0 else self._read_response(end)
+            response = self._read_plain()
+            if response is None:
+                end = self._find_head()
+                response = None if end < 0 else self._read_response(end)
         except BadRequest as fault:
             raise self._refuse(self._translate(fault))
         except BadResponse as refusal:
             raise self._refuse(refusal)
+        return response
 
     def close(self) -> None:
         """Note that the peer closed its side: the end of a body without length, too early for anything else.
@@ -194,12 +215,23 @@ class ResponseReader(HeadReader):
         if self._phase is not IDLE and self._phase is not TUNNEL and self._phase is not REFUSED:
             raise self._refuse(BadResponse("response cut short"))
 
+    def _read_plain(self) -> Response | None:
+        """The next response in one pass, if it is all there and plain, as nearly every one is."""
+        buffer = self._buffer
+        found = plain_response(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
+        return None if found is None else self._begin(_GOOD, found[0], found[1])
+
     def _read_response(self, end: int) -> Response:
         buffer = self._settled()
         line = head.read_status_line(buffer, self._at)
         block = buffer[line[3] : end + 2]
-        facts = self._facts if block == self._block else self._read_facts(block)
-        response = head.make_response(line, facts, self._method)
+        return self._begin(line, None if block == self._block else block, end + 4)
+
+    def _begin(self, line: head.StatusLine, block: bytes | None, end: int) -> Response:
+        """`block` is None if it is that of the last head; `end` is the offset behind the head."""
+        response = head.make_response(
+            line, self._facts if block is None else self._read_facts(block), self._method
+        )
         self._end_head(end)
         if response.status < 200:
             self._read_interim(response)

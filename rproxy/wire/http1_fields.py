@@ -8,7 +8,20 @@ another parser could read differently is refused, never repaired. The refusals a
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
+
+from rproxy.native.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    MARKS,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    is_plain_authority,
+    marks,
+    plain_fields,
+)
 
 from .message import BadRequest, ExpectationFailed, Framing, Headers, HeadTooLarge, NotImplementedHere
 
@@ -23,9 +36,7 @@ MAX_OPTIONS = 32
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # One match per line and none across lines: that the matches are as many as the line ends proves that every
-# line matched from its first byte to its last. Possessive, so linear. Names of letters, digits and dashes and
-# values without white space behind them are all there is in practice; the rest takes a second look (below).
-_PLAIN = re.compile(rb"(?m)^([0-9A-Za-z-]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)(?<![ \t])\r\n")
+# line matched from its first byte to its last. Possessive, so linear.
 _ANY = re.compile(rb"(?m)^(" + _TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
 _IS_TOKEN = re.compile(_TOKEN).fullmatch
 _IS_UPGRADE = re.compile(rb"%b(?:/%b)?+(?:[ \t]*+,[ \t]*+%b(?:/%b)?+)*+" % ((_TOKEN,) * 4)).fullmatch
@@ -37,7 +48,6 @@ _NONE: Final = Framing.NONE
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
 
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
 # CGI, WSGI and their kin turn dashes (some of them anything else, too) into `_`: a field that would become
 # one of these behind us is a forgery.
 _TWINNED = frozenset(
@@ -50,7 +60,7 @@ _TWINNED = frozenset(
 # RFC 9110 §6.5.1: fields that frame, route, authenticate or say how to read the content; a recipient that
 # merges trailers into the head would obey them too late or against what was checked.
 _NOT_IN_TRAILERS = (
-    _FRAMING
+    frozenset(MARKS)
     | _TWINNED
     | frozenset(
         b"te trailer authorization cookie set-cookie www-authenticate authentication-info proxy-authenticate"
@@ -72,18 +82,27 @@ _OPTIONS = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"u
 _NO_OPTIONS: frozenset[bytes] = frozenset()
 
 
-class Facts(NamedTuple):
-    """What one field section says, whatever message it stands in; equal sections have equal facts."""
+class Facts:
+    """What one field section says, whatever message it stands in; never changes."""
 
-    headers: Headers
-    host: bytes | None
-    framing: Framing
-    """LENGTH, CHUNKED, or NONE if the fields say nothing."""
-    length: int
-    expects_continue: bool
-    connection: frozenset[bytes]
-    upgrade: bytes
-    """The value of Upgrade if Connection lists it, else empty."""
+    __slots__ = ("connection", "expects_continue", "framing", "headers", "host", "length", "upgrade")
+
+    def __init__(
+        self,
+        headers: Headers,
+        host: bytes | None,
+        framing: Framing,
+        length: int,
+        expects_continue: bool,
+        connection: frozenset[bytes],
+        upgrade: bytes,
+    ) -> None:
+        self.headers, self.host = headers, host
+        self.framing = framing
+        """LENGTH, CHUNKED, or NONE if the fields say nothing."""
+        self.length, self.expects_continue, self.connection = length, expects_continue, connection
+        self.upgrade = upgrade
+        """The value of Upgrade if Connection lists it, else empty."""
 
 
 def read_facts(block: bytes) -> Facts:
@@ -91,18 +110,24 @@ def read_facts(block: bytes) -> Facts:
 
     Raises `BadRequest` or a kind of it.
     """
-    headers = read_headers(block, MAX_FIELDS)
-    present = _FRAMING.intersection(headers.names)
-    host, options, upgrade = None, _NO_OPTIONS, b""
-    if b"host" in present:
+    plain = plain_fields(block, MAX_FIELDS)
+    if plain is not None:
+        headers, present = Headers(plain[0], plain[1]), plain[2]
+    else:
+        headers = read_headers(block, MAX_FIELDS)
+        present = marks(headers.names)
+    host: bytes | None = None
+    options, upgrade = _NO_OPTIONS, b""
+    if present & HOST:
         host = _only(headers, b"host")
-        check_authority(host)
-    if b"connection" in present:
+        if not is_plain_authority(host):
+            check_authority(host)
+    if present & CONNECTION:
         options = _connection(headers)
-    if b"upgrade" in present:
+    if present & UPGRADE:
         upgrade = _upgrade(headers)
     framing, length = _framing(headers, present)
-    expects = b"expect" in present and _expectation(_only(headers, b"expect"))
+    expects = bool(present & EXPECT) and _expectation(_only(headers, b"expect"))
     return Facts(headers, host, framing, length, expects, options, upgrade if b"upgrade" in options else b"")
 
 
@@ -119,10 +144,11 @@ def read_trailers(block: bytes) -> Headers:
 
 def read_headers(block: bytes, most: int) -> Headers:
     """The fields of `block`, whose lines all end with CRLF; at most `most` of them."""
+    plain = plain_fields(block, most)
+    if plain is not None:
+        return Headers(plain[0], plain[1])
     lines = block.count(b"\n")
-    pairs: list[tuple[bytes, bytes]] = _PLAIN.findall(block)
-    if len(pairs) != lines:
-        pairs = _odd_pairs(block, lines)
+    pairs = _odd_pairs(block, lines)
     if lines > most:
         raise HeadTooLarge("too many fields")
     return Headers(pairs)
@@ -161,13 +187,13 @@ def _only(headers: Headers, name: bytes) -> bytes:
     return headers.pairs[names.index(name)][1]
 
 
-def _framing(headers: Headers, present: set[bytes] | frozenset[bytes]) -> tuple[Framing, int]:
+def _framing(headers: Headers, present: int) -> tuple[Framing, int]:
     """How the fields say the body ends (RFC 9112 §6.3); at most one of them may speak."""
-    if b"transfer-encoding" in present:
-        if b"content-length" in present:
+    if present & TRANSFER_ENCODING:
+        if present & CONTENT_LENGTH:
             raise BadRequest("Content-Length and Transfer-Encoding")
         return _transfer_coding(_only(headers, b"transfer-encoding")), 0
-    if b"content-length" in present:
+    if present & CONTENT_LENGTH:
         return _LENGTH, _content_length(_only(headers, b"content-length"))
     return _NONE, 0
 

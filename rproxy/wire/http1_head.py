@@ -129,7 +129,8 @@ def check_partial_status_line(buffer: bytes | bytearray, at: int, seen: int) -> 
 def make_request(line: RequestLine, facts: Facts) -> Request:
     """Join a request line and what its fields say; raises `BadRequest` where they do not fit."""
     method, target, version, _ = line
-    headers, authority, framing, length, expects, options, upgrade = facts
+    authority, framing, length, options = facts.host, facts.framing, facts.length, facts.connection
+    expects, upgrade = facts.expects_continue, facts.upgrade
     path, scheme = target, b""
     if version == 10:
         if framing is _CHUNKED:
@@ -146,7 +147,7 @@ def make_request(line: RequestLine, facts: Facts) -> Request:
         authority or b"",
         scheme,
         version,
-        headers,
+        facts.headers,
         framing,
         length,
         _keep_alive(version, options),
@@ -203,7 +204,7 @@ def make_response(line: StatusLine, facts: Facts, method: bytes) -> Response:
     Raises `BadResponse` where they do not fit (RFC 9112 §6.3).
     """
     version, status, reason, _ = line
-    headers, _, framing, length, _, options, upgrade = facts
+    framing, length, options = facts.framing, facts.length, facts.connection
     if framing is _CHUNKED and version == 10:
         raise BadResponse("HTTP/1.0 with Transfer-Encoding")
     if status < 200 or status == 204 or (method == b"CONNECT" and status < 300):
@@ -215,5 +216,5 @@ def make_response(line: StatusLine, facts: Facts, method: bytes) -> Response:
     elif framing is _NONE:
         framing = _UNTIL_CLOSE
     keep_alive = framing is not _UNTIL_CLOSE and _keep_alive(version, options)
-    upgrade = upgrade if version == 11 else b""
-    return Response(version, status, reason, headers, framing, length, keep_alive, options, upgrade)
+    upgrade = facts.upgrade if version == 11 else b""
+    return Response(version, status, reason, facts.headers, framing, length, keep_alive, options, upgrade)

@@ -8,29 +8,24 @@ checked once, however many messages it stands in.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+from rproxy.native import heads
+from rproxy.native.fields import lines as field_lines
 
 from .message import EMPTY, Block, Framing, Pair, Piece
 
-_USUAL = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
-_IS_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++").fullmatch
-_IS_TARGET = re.compile(rb"[\x21\x22\x24-\x7e]++").fullmatch
-_STATUS = {status: b"%d " % status for status in range(100, 1000)}
 
-
-def request_head(method: bytes, target: bytes, pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
+def request_head(method: bytes, target: bytes, pairs: Sequence[Pair], block: Block = EMPTY) -> bytes:
     """A request's head, always as HTTP/1.1; the fields include Host and what frames the body."""
-    if not (method in _USUAL or _IS_METHOD(method)) or not _IS_TARGET(target):
-        raise ValueError("malformed method or target")
-    return _head([method, b" ", target, b" HTTP/1.1"], pairs, block)
+    lines = block.lines
+    return heads.request_head(method, target, pairs, _lines_of(block) if lines is None else lines)
 
 
-def response_head(status: int, reason: bytes, pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
+def response_head(status: int, reason: bytes, pairs: Sequence[Pair], block: Block = EMPTY) -> bytes:
     """A response's head, interim or final, always as HTTP/1.1 (our version, RFC 9110 §2.5)."""
-    if not 100 <= status <= 999:
-        raise ValueError("status out of range")
-    return _head([b"HTTP/1.1 ", _STATUS[status], reason], pairs, block)
+    lines = block.lines
+    return heads.response_head(status, reason, pairs, _lines_of(block) if lines is None else lines)
 
 
 def framing_pairs(framing: Framing, length: int) -> list[Pair]:
@@ -50,32 +45,11 @@ def chunk(piece: Piece) -> tuple[bytes, Piece, bytes]:
     return b"%x\r\n" % len(piece), piece, b"\r\n"
 
 
-def last_chunk(trailers: Iterable[Pair] = ()) -> bytes:
+def last_chunk(trailers: Sequence[Pair] = ()) -> bytes:
     """The end of a chunked body, with trailers if there are any."""
-    return _head([b"0"], trailers)
+    return b"0\r\n" + field_lines(trailers) + b"\r\n" if trailers else b"0\r\n\r\n"
 
 
-def _head(parts: list[bytes], pairs: Iterable[Pair], block: Block = EMPTY) -> bytes:
-    """`parts` are those of the first line."""
-    lines = block.lines
-    if lines is None:
-        lines = block.lines = _checked(*_written([], block.pairs))
-    return _checked(*_written(parts, pairs)) + lines + b"\r\n"
-
-
-def _written(parts: list[bytes], pairs: Iterable[Pair]) -> tuple[bytes, int]:
-    """The parts as one line, a line for each field, and how many lines that makes."""
-    ends = 0
-    if parts:
-        parts.append(b"\r\n")
-        ends = 1
-    for name, value in pairs:
-        parts += (name, b": ", value, b"\r\n")
-        ends += 1
-    return b"".join(parts), ends
-
-
-def _checked(lines: bytes, ends: int) -> bytes:
-    if len(lines) - len(lines.translate(None, b"\r\n\0")) != 2 * ends:  # one look at all bytes
-        raise ValueError("line break or NUL in a head")
+def _lines_of(block: Block) -> bytes:
+    lines = block.lines = field_lines(block.pairs)
     return lines

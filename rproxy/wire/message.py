@@ -6,11 +6,12 @@ between messages of one connection (see `http1.MessageReader`), so nothing in it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from enum import Enum
 from typing import Any, Final
 
 from rproxy.errors import Refusal
+from rproxy.native.fields import without
 
 Piece = bytes | memoryview
 """A part of a body: of a read-only buffer, so it may be written later without a copy."""
@@ -86,9 +87,10 @@ class Headers:
 
     __slots__ = ("names", "pairs")
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
+    def __init__(self, pairs: Sequence[Pair], names: list[bytes] | None = None) -> None:
+        """`names` are those of the pairs in lower case, if somebody has them already."""
         self.pairs = pairs
-        self.names = [name.lower() for name, _ in pairs]
+        self.names = [name.lower() for name, _ in pairs] if names is None else names
         """The names in lower case, one per pair: what every lookup compares with."""
 
     def get(self, name: bytes) -> bytes | None:
@@ -103,9 +105,9 @@ class Headers:
             return []
         return [pair[1] for lower, pair in zip(names, self.pairs, strict=True) if lower == name]
 
-    def without(self, dropped: Collection[bytes]) -> list[Pair]:
-        """A new list of the pairs whose lower-case name is not in `dropped` (a set, for speed)."""
-        return [p for name, p in zip(self.names, self.pairs, strict=True) if name not in dropped]
+    def without(self, dropped: Set[bytes]) -> list[Pair]:
+        """A new list of the pairs whose lower-case name is not in `dropped`."""
+        return without(self.pairs, self.names, dropped)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Headers) and list(self.pairs) == list(other.pairs)

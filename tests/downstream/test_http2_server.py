@@ -17,7 +17,7 @@ from rproxy.services.answers import Answers as RealAnswers
 from rproxy.sites import Site, Sites
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
-from tests.http_world import OK, Stream, Written, head_of
+from tests.http_world import OK, Stream, Written, head_of, making
 from tests.wire.http2_talk import (
     ACK,
     DATA,
@@ -38,15 +38,7 @@ Making = Callable[..., Http2World]
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def response(*fields: bytes, body: bytes = b"", status: bytes = b"200 OK") -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
-from tests.http_world import Stream, request, response
+from tests.http_world import Stream, making, request, response
 from tests.wire.http2_talk import DATA, GET, frame, head, rst, settings, window
 
 Making = Callable[..., Http2World]
@@ -21,15 +21,7 @@ OK = response(b"Content-Length: 0")
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def joined(world: Http2World, said: bytes = b"") -> Stream:

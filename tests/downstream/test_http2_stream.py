@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
 
 import pytest
 
 from rproxy.downstream.http2_stream import MOST_QUEUED
 from rproxy.wire.http2_settings import CONNECTION_WINDOW, STREAM_WINDOW
 from tests.http2_world import Http2World
-from tests.http_world import OK, head_of
+from tests.http_world import OK, head_of, making
 
 Making = Callable[..., Http2World]
 KERNEL = 8 << 20
@@ -22,15 +21,7 @@ READ = 1 << 16
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def large(size: int) -> bytes:

@@ -14,7 +14,7 @@ from rproxy.sites import Site, Sites
 from rproxy.wire.http2_settings import CONNECTION_WINDOW, STREAM_WINDOW
 from rproxy.wire.message import Fields
 from tests.http2_world import Client, Http2World
-from tests.http_world import Stream, head_of
+from tests.http_world import Stream, head_of, making
 
 Making = Callable[..., Http2World]
 KEY = WebSocketKey(b"\1" * 16)
@@ -37,15 +37,7 @@ WEBSOCKET = [
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def opened(world: Http2World, **options: Any) -> tuple[Client, int, Stream]:

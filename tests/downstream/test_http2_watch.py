@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from rproxy.downstream.http2_watch import PING_AFTER, PONG_WITHIN
 from rproxy.downstream.http_watch import LINGER, HttpLimits
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
-from tests.http_world import OK, Stream
+from tests.http_world import OK, SLACK, Stream, making
 from tests.wire.http2_talk import (
     ACK,
     GET,
@@ -27,21 +26,11 @@ from tests.wire.http2_talk import (
 )
 
 Making = Callable[..., Http2World]
-SLACK = 5.6
-"""A look every 5 s, and the buckets of the deadlines."""
 
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def raw(world: Http2World) -> Stream:

@@ -17,25 +17,15 @@ from rproxy.interfaces import Arrival
 from rproxy.wire.address import Inet
 from rproxy.wire.http2_frames import PREFACE
 from tests.http2_world import Http2World
-from tests.http_world import GET, OK, Stream, statuses_of
+from tests.http_world import GET, OK, SLACK, Stream, making, statuses_of
 from tests.wire.http2_talk import GOAWAY, SETTINGS, frame, head, said, settings
 
 HELLO = PREFACE + settings()
-SLACK = 5.6
-"""A look every 5 s, and the buckets of the deadlines."""
 
 
 @pytest.fixture
 def worlds() -> Iterator[Callable[..., Http2World]]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -13,24 +12,14 @@ from rproxy.downstream.peek import ProxyPolicy
 from rproxy.policy.networks import NetworkSet
 from rproxy.wire.address import Inet
 from rproxy.wire.proxyheader import encode_v1, encode_v2
-from tests.http_world import GET, OK, World, body_of, head_of, request, response, statuses_of
+from tests.http_world import GET, OK, SLACK, World, body_of, head_of, making, request, response, statuses_of
 
 Making = Callable[..., World]
-SLACK = 5.6
-"""A look every 5 s, and the buckets of the deadlines."""
 
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[World] = []
-
-    def make(**options: Any) -> World:
-        made.append(World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(World)
 
 
 # -- keep-alive and pipelining

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.splice import Pipes, Pump
-from tests.http_world import GET, OK, World, request, response, statuses_of
+from tests.http_world import GET, OK, SLACK, World, making, request, response, statuses_of
 
 Making = Callable[..., World]
-SLACK = 5.6
-"""A look every 5 s, and the buckets of the deadlines."""
 
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[World] = []
-
-    def make(**options: Any) -> World:
-        made.append(World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(World)
 
 
 def test_a_slow_head_is_refused_after_its_time_in_all(worlds: Making) -> None:

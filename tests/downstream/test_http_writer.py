@@ -9,22 +9,14 @@ from typing import Any
 import pytest
 
 from rproxy.downstream.http_writer import SPLICE_FROM
-from tests.http_world import GET, OK, World, body_of, head_of, request, response, statuses_of
+from tests.http_world import GET, OK, World, body_of, head_of, making, request, response, statuses_of
 
 Making = Callable[..., World]
 
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[World] = []
-
-    def make(**options: Any) -> World:
-        made.append(World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(World)
 
 
 @pytest.mark.parametrize(

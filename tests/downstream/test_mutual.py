@@ -19,7 +19,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.mutual import FAILURES, LINGER, LINGER_BYTES, TROUBLES, Mutual
+from rproxy.downstream.handshake import FAILURES, TROUBLES
+from rproxy.downstream.mutual import Mutual
+from rproxy.downstream.peek import LINGER, LINGER_BYTES
 from rproxy.errors import NotAuthorised, TooMany
 from rproxy.interfaces import Arrival
 from rproxy.policy.identity import Authorized, ClientPolicy

@@ -14,7 +14,7 @@ from rproxy.errors import LastHop, MethodNotAllowed, NoRoute, Redirect, Refusal
 from rproxy.sites import Site, Sites
 from rproxy.wire.message import BadRequest, bare_request
 from tests.http2_world import Http2World
-from tests.http_world import body_of, head_of
+from tests.http_world import body_of, head_of, making
 
 SERVER = SimpleNamespace(reactor=Clock())
 ANSWERS = SimpleNamespace(page=lambda server, refusal, request, site: (b"text/plain", b"page"))
@@ -67,15 +67,7 @@ Making = Callable[..., Http2World]
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[Http2World] = []
-
-    def make(**options: Any) -> Http2World:
-        made.append(Http2World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(Http2World)
 
 
 def elsewhere(site: Site) -> Sites:

@@ -24,8 +24,9 @@ from rproxy.downstream.peek import PeekFactory
 from rproxy.downstream.terminate import HTTP1, Terminate, choose
 from rproxy.errors import NoCommonProtocol
 from rproxy.interfaces import Arrival, Lease
+from rproxy.openssl import RECORD
 from rproxy.services.certificates import Site
-from rproxy.tls import GOODBYE, HANDSHAKE, RECORD
+from rproxy.tls import GOODBYE, HANDSHAKE
 from rproxy.wire.address import Address
 from rproxy.wire.clienthello import ClientHello
 from tests.fakes import Journal, LogLines

@@ -12,7 +12,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.terminate import HTTP1, LINGER, LINGER_BYTES, Terminate
+from rproxy.downstream.peek import LINGER, LINGER_BYTES
+from rproxy.downstream.terminate import HTTP1, Terminate
 from rproxy.interfaces import Arrival
 from rproxy.policy.identity import ClientPolicy
 from rproxy.services.certificates import Site

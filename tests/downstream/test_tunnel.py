@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from tests.http_world import GET, OK, World, body_of, request, response, statuses_of
+from tests.http_world import GET, OK, SLACK, World, body_of, making, request, response, statuses_of
 
 Making = Callable[..., World]
-SLACK = 5.6
-"""A look every 5 s, and the buckets of the deadlines."""
 
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[World] = []
-
-    def make(**options: Any) -> World:
-        made.append(World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(World)
 
 
 ASK = request(b"/ws", b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: x")

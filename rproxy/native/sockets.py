@@ -1,0 +1,46 @@
+"""Receiving from and sending to non-blocking sockets. Called by `transports`; see `native`.
+
+Measured by `h1` in bench/: what the socket module does around a system call costs as much as the call's
+own way into the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Final
+
+CHUNK: Final = 65536
+"""Bytes of a read; Twisted's, too."""
+SEND: Final = 131072
+"""Bytes that a send is given at most, so that a long queue is not copied for each of them."""
+LATER = frozenset((errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM))
+"""What passes by itself: no room, a signal in between, the kernel short of memory."""
+
+
+def receive(sock: Any, number: int) -> bytes | None:
+    """At most CHUNK bytes from the socket with this descriptor; empty at its end, None if nothing is there.
+
+    Raises `OSError` when the connection is lost.
+    """
+    try:
+        data: bytes = sock.recv(CHUNK)
+    except OSError as problem:
+        if problem.errno in LATER:
+            return None
+        raise
+    return data
+
+
+def send(sock: Any, number: int, data: bytes, start: int) -> int:
+    """Send from `data`, beginning at `start`: how many bytes the socket took, at most SEND.
+
+    Raises `OSError` when the connection is lost.
+    """
+    rest: Any = data if not start and len(data) <= SEND else memoryview(data)[start : start + SEND]
+    try:
+        sent: int = sock.send(rest)
+    except OSError as problem:
+        if problem.errno in LATER:
+            return 0
+        raise
+    return sent
