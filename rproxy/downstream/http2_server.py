@@ -55,7 +55,6 @@ class Http2Server:
         self.random = factory.random
         self.transport: Any = None
         self.connected = 0
-        self.noted: object = None
         self.codec = Http2Codec(self.limits.streams, factory.reactor.seconds())
         self.streams: dict[int, Stream] = {}
         self._turns = Turns()

@@ -22,7 +22,6 @@ from rproxy.sites import Site
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http2_connection import JOIN_BELOW
 from rproxy.wire.http2_events import ErrorCode
-from rproxy.wire.http2_frames import MAX_FRAME
 from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request
 
 if TYPE_CHECKING:
@@ -79,15 +78,6 @@ class Stream(Client):
     def tls_version(self) -> str:
         """As in "TLSv1.3"; empty in clear text."""
         return self._server.tls_version
-
-    @property
-    def noted(self) -> object:
-        """What the log keeps for all requests of the connection, see `services.answers`."""
-        return self._server.noted
-
-    @noted.setter
-    def noted(self, note: object) -> None:
-        self._server.noted = note
 
     @property
     def wants_turn(self) -> bool:
@@ -222,13 +212,9 @@ class Stream(Client):
             if self._done and not self.closed:
                 self._send_end()
             return 0
-        room = min(codec.room(self.number), MAX_FRAME)
-        if room <= 0:
+        piece = codec.cut(self.number, queue)
+        if piece is None:
             return 0
-        piece = queue.popleft()
-        if len(piece) > room:
-            queue.appendleft(memoryview(piece)[room:])
-            piece = memoryview(piece)[:room]
         self._queued -= len(piece)
         self.sent += len(piece)
         is_last = self._done and not queue
@@ -325,7 +311,7 @@ class Stream(Client):
         if self.closed and self.over and not self.is_late:
             self.is_late, self.ended = True, self.reactor.seconds()
             self._enough = self.received + MOST_DISCARDED
-            self._server.answers.served(self, self.request, self.exchange)
+            self._server.answers.served(self, self.request, self.exchange, self.since, self.ended)
             if self.input_ended or self._gone:
                 self._server.discard(self)
             elif self._answer < 400:

@@ -7,20 +7,20 @@ peer has agreed, the stream stands in for a transport, and the tunnel is a `rela
 from __future__ import annotations
 
 from base64 import b64encode
-from hashlib import sha1
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from rproxy.relay import End
+from rproxy.upstream.http2_consumer import Consumer
 from rproxy.wire.http2_events import ErrorCode
 from rproxy.wire.message import Fields, Headers, Request
+from rproxy.wire.websocket import accept_of
 
 if TYPE_CHECKING:
     from rproxy.downstream.http2_stream import Stream
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY, _ACCEPT = b"sec-websocket-key", b"sec-websocket-accept"
 _HANDSHAKE = frozenset((_KEY, _ACCEPT))
 
@@ -32,7 +32,7 @@ class WebSocketKey:
 
     def __init__(self, nonce: bytes) -> None:
         self._key = b64encode(nonce)
-        self._accept = b64encode(sha1(self._key + _GUID, usedforsecurity=False).digest())
+        self._accept = accept_of(self._key)
 
     def put_into(self, request: Request) -> Request:
         """The request with the key in place of whatever the client has sent as one."""
@@ -48,14 +48,12 @@ class WebSocketKey:
         return Fields([pair for pair in fields.pairs if pair[0].lower() != _ACCEPT])
 
 
-class StreamTransport:
+class StreamTransport(Consumer):
     """A stream in the place of a transport, for an `End` of a relay."""
 
-    _tempDataLen = 0  # as Twisted's transports have it: what waits here is not asked for
-
     def __init__(self, stream: Stream) -> None:
+        super().__init__()
         self._stream = stream
-        self._producer: Any = None
         self.losing = False
         """Whether both directions are to end once everything is sent."""
 
@@ -64,24 +62,6 @@ class StreamTransport:
         if octets:
             self._stream.piece(octets)
             self._stream.flush()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As `IConsumer.registerProducer`, of a push producer."""
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        """As `IConsumer.unregisterProducer`."""
-        self._producer = None
-
-    def full(self) -> None:
-        """The stream's call: the client is slower than the peer."""
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def ready(self) -> None:
-        """The stream's call: the client takes more."""
-        if self._producer is not None:
-            self._producer.resumeProducing()
 
     def pauseProducing(self) -> None:
         """As `IPushProducer.pauseProducing`: the peer is slower than the client."""

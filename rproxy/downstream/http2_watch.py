@@ -105,7 +105,8 @@ class Watch:
     def _look_at_streams(self, now: float) -> None:
         before, self._moved = self._moved, {}
         for stream in list(self._server.streams.values()):
-            moved = stream.received + stream.sent
+            # What comes behind an answer is dropped: a client that takes none of it does not live by that.
+            moved = stream.sent if stream.over else stream.received + stream.sent
             known = before.get(stream.number)
             since = known[1] if known is not None and known[0] == moved else now
             self._moved[stream.number] = moved, since

@@ -1,4 +1,7 @@
-"""What is kept of a request so that it can be asked again (RFC 9113 §8.7). Used by `http2_stream`."""
+"""What is kept of a request so that it can be asked again (RFC 9113 §8.7), and what is said where it cannot.
+
+Used by `http2_upload`, `http2_stream` and `http2_requests`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rproxy.errors import PeerUnreachable
-from rproxy.wire.message import Piece
+from rproxy.wire.message import BadRequest, Piece
 
 MOST_KEPT: Final = 65536
 """Bytes of a request's body that are kept: most calls of gRPC have less."""
@@ -18,6 +21,13 @@ class Unserved(PeerUnreachable):
     """The peer has said that it will not look at a request: nothing of it was done."""
 
     reason = "peer_refused"
+
+
+class NoTunnels(BadRequest):
+    """What was to become a WebSocket has moved to a connection where the peer takes none (RFC 8441 §3)."""
+
+    reason = "no_tunnel"
+    status = 501
 
 
 class Kept:

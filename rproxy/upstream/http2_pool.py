@@ -174,7 +174,7 @@ class Http2Pool(Pool):
     def remove(self, client: Requests) -> None:
         """The client's call: it is closed."""
         if client.alone:
-            self._alone -= 1
+            self.count_alone(-1)
             return
         self.connections = [each for each in self.connections if each is not client]
         if self._queue:
@@ -182,15 +182,25 @@ class Http2Pool(Pool):
 
     def protocol(self, clock: Any, ready: Callable[[HttpClient], object]) -> IProtocol:
         """See `asking.Pool`."""
-        self._alone += 1
+        self.count_alone(1)
         return self._wrapped(Http2Client(self._peer, clock, self, ready))
 
     def search(self, ready: Callable[[HttpClient], object], failed: Callable[[Refusal], object]) -> Waiting:
-        """Have a connection made that is not to be shared; one of both is called later."""
+        """Have a connection made that is not to be shared; one of both is called later.
+
+        Those that are looked for count as well: they may come in any number before the first one is there.
+        """
         search = _Search(self, self._peer, self._timeout, ready, failed)
-        enough = self._alone >= self.most
-        search.timer = self.clock.callLater(0, search.give_up if enough else search.start)
+        if self._alone < self.most:
+            search.take_place()
+            search.timer = self.clock.callLater(0, search.start)
+        else:
+            search.timer = self.clock.callLater(0, search.give_up)
         return search
+
+    def count_alone(self, change: int) -> None:
+        """So many more, or less, connections are there or looked for that are not to be shared."""
+        self._alone += change
 
     def close_idle(self, unused_since: float) -> None:
         """See `asking.Pool`."""
@@ -239,7 +249,7 @@ class _Waiting(Waiting):
 class _Search(Waiting):
     """One that waits for a connection of its own."""
 
-    __slots__ = ("_dial", "_pool")
+    __slots__ = ("_dial", "_has_place", "_pool")
 
     def __init__(
         self,
@@ -250,9 +260,20 @@ class _Search(Waiting):
         failed: Callable[[Refusal], object],
     ) -> None:
         super().__init__(ready, failed)
-        self._pool = pool
+        self._pool, self._has_place = pool, False
         group = Group([peer], InOrder())
         self._dial: Dial | None = Dial(pool.clock, group, "", timeout, self._made, self._refused, most=1)
+
+    def take_place(self) -> None:
+        """It is one of those that there may be."""
+        self._has_place = True
+        self._pool.count_alone(1)
+
+    def _leave_place(self) -> None:
+        """It is over, or the connection counts in its place."""
+        if self._has_place:
+            self._has_place = False
+            self._pool.count_alone(-1)
 
     def start(self) -> None:
         """Begin to look for it."""
@@ -266,6 +287,7 @@ class _Search(Waiting):
     def cancel(self) -> None:
         """See `asking.Waiting`."""
         super().cancel()
+        self._leave_place()
         dial, self._dial = self._dial, None
         if dial is not None:
             dial.cancel()
@@ -273,6 +295,7 @@ class _Search(Waiting):
     def _made(self, peer: Peer) -> IProtocol:
         self._dial = None
         peer.open -= 1
+        self._leave_place()
         return self._pool.protocol(self._pool.clock, self._hand_over)
 
     def _hand_over(self, place: HttpClient) -> None:
@@ -284,4 +307,5 @@ class _Search(Waiting):
 
     def _refused(self, refusal: Refusal) -> None:
         self._dial = None
+        self._leave_place()
         self.failed(refusal)

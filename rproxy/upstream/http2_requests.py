@@ -14,9 +14,11 @@ from twisted.logger import Logger
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
 from rproxy.upstream.asking import Asking
+from rproxy.upstream.http2_again import NoTunnels
 from rproxy.upstream.http2_alive import Silence
 from rproxy.upstream.http2_line import Line
 from rproxy.upstream.http2_stream import Http2Stream
+from rproxy.upstream.http2_upload import Upload
 from rproxy.wire.http2_client import Answer, Draining, Http2ClientCodec, ResponseHead, Settled
 from rproxy.wire.http2_events import Body, Broken, End, ErrorCode, Pong, Reset, WindowOpened
 from rproxy.wire.message import BadResponse, HeadTooLarge
@@ -91,6 +93,10 @@ class Requests:
         if not self.settled:
             self._early.append(stream)
             return
+        if stream.protocol and not self.takes_tunnels:
+            stream.lost(NoTunnels("the peer does not take WebSockets in HTTP/2, at least not any more"))
+            self._became_free()
+            return
         scheme = b"http" if self.peer.tls is None else b"https"
         head = self.codec.head(stream.method, scheme, stream.target, stream.fields, stream.protocol)
         if len(head) > MOST_SHARED and not self.alone:
@@ -103,7 +109,7 @@ class Requests:
         self.draining = self.draining or self.codec.used_up
         self._soon()
 
-    def give_turn(self, stream: Http2Stream) -> None:
+    def give_turn(self, stream: Upload) -> None:
         """A stream's call: it has something to send, now if nobody else waits."""
         if stream.number:
             self._line.stand(stream)
@@ -111,8 +117,8 @@ class Requests:
                 self._take_turns()
             self._soon()
 
-    def step_out(self, stream: Http2Stream) -> None:
-        """A stream's call: it goes to another connection."""
+    def step_out(self, stream: Upload) -> None:
+        """A stream's call: it sends nothing more here."""
         self._line.leave(stream)
 
     def wake_later(self, stream: Http2Stream) -> None:

@@ -1,8 +1,8 @@
 """One request on an HTTP/2 connection to a peer, as its exchange sees it. Made by `http2_pool`.
 
-Both directions are held back by whoever is slower. What the client sends waits here, at most `MOST_QUEUED`
-bytes and one read, until the peer's windows have room; what the peer sends is given back to the window of its
-stream when the client has taken it, and waits here, at most that window, while the client does not.
+Both directions are held back by whoever is slower. What the client sends waits as `http2_upload` has it; what
+the peer sends is given back to the window of its stream when the client has taken it, and waits here, at most
+that window, while the client does not.
 
 A request that the peer has not looked at (RFC 9113 §8.7) moves to another connection, also when it is not
 idempotent; for that the beginning of its body is kept until a response begins.
@@ -11,71 +11,40 @@ idempotent; for that the beginning of its body is kept until a response begins.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rproxy.errors import Refusal
+from rproxy.errors import NoPeer, PeerUnreachable, Refusal
 from rproxy.policy.forwarding import upgrade_of
-from rproxy.upstream.asking import Asking, HttpClient, Waiting
-from rproxy.upstream.http2_again import Kept, Unserved
+from rproxy.upstream.asking import Asking, HttpClient
+from rproxy.upstream.connect import OUR_SHORTAGE
+from rproxy.upstream.http2_again import Unserved
 from rproxy.upstream.http2_tunnel import StreamTransport, switched
+from rproxy.upstream.http2_upload import Upload
 from rproxy.upstream.peer import NEVER
 from rproxy.wire.http2_answers import PeerReset
 from rproxy.wire.http2_events import ErrorCode
-from rproxy.wire.http2_frames import MAX_FRAME
 from rproxy.wire.message import Fields, Framing, Headers, Piece, Request, Response
 
 if TYPE_CHECKING:
     from rproxy.upstream.http2_requests import Requests
 
-MOST_QUEUED: Final = 65536
-"""Bytes of a request that wait for the peer; then the client is not read. One read of it may come on top."""
-FEW_QUEUED: Final = 16384
-"""Bytes below which the client is read again: one frame, so that the next is there when its turn comes."""
-
 _LENGTH: Final = Framing.LENGTH
 _NONE: Final = Framing.NONE
-_ANY: Final = -1
 
 
-class Http2Stream(HttpClient):
+class Http2Stream(Upload):
     """A stream: at first a place for one, then what is asked. What is public is for its connection."""
 
     def __init__(self, client: Requests) -> None:
-        super().__init__(client.peer, client.memory)
-        self._client = client
+        super().__init__(client)
         self.used, self.since = client.used, NEVER  # that it broke says nothing about other connections
-        self.number = 0
-        """Of the stream, once it has begun."""
         self.method = self.target = self.protocol = b""
         self.fields = Fields([])
-        self.in_line = False
-        """Whether it waits for its turn to send."""
         self.touched = False
         """Whether it was told something that its asker has not flushed."""
-        self._asking: Asking | None = None
-        self._request: Request | None = None
-        self._kept, self._queued = Kept(), 0
-        self._moving: Waiting | None = None
-        self._queue: deque[Piece] = deque()
-        self._left = _ANY
-        self._ended = self._sent_end = self._full = False
-        self._trailers: Headers | None = None
         self._silent, self._paused, self._complete, self._told_end = True, False, False, False
         self._inbox: deque[Piece] = deque()
         self._inbox_trailers: Headers | None = None
-        self._pipe: StreamTransport | None = None
-        self._outlives = False
-
-    @property
-    def wants_turn(self) -> bool:
-        """Whether there is something to send."""
-        return bool(self._queue) or (self._ended and not self._sent_end)
-
-    @property
-    def wants_room(self) -> bool:
-        """Whether that is bytes of body, which the peer's windows count."""
-        return bool(self._queue)
 
     def can_tunnel(self, request: Request) -> bool:
         """See `asking.HttpClient`: CONNECT, and WebSockets where the peer has said so (RFC 8441)."""
@@ -97,35 +66,6 @@ class Http2Stream(HttpClient):
         self._ended = self._sent_end = not more and not tunnel
         self._expect_length()
         self._client.begin(self)
-
-    def _expect_length(self) -> None:
-        """HTTP/1 has no trailers behind a length, so that its last byte ends the request."""
-        request = self._request
-        assert request is not None
-        known = request.framing is _LENGTH and request.version < 20
-        self._left = request.length if known else _ANY
-
-    def send_piece(self, piece: Piece) -> None:
-        """See `asking.HttpClient`."""
-        if self._asking is None and self._pipe is None:
-            return
-        self._kept.add(piece)
-        self._queue.append(piece)
-        self._queued += len(piece)
-        if self._moving is None:
-            self._client.give_turn(self)
-        if self._queued >= MOST_QUEUED:
-            self._full = True
-            if self._pipe is not None:
-                self._pipe.full()
-            elif self._asking is not None:
-                self._asking.upstream_full()
-
-    def send_end(self, trailers: Headers | None) -> None:
-        """See `asking.HttpClient`."""
-        self._ended, self._trailers = True, trailers
-        if self.wants_turn and self._moving is None:
-            self._client.give_turn(self)
 
     @property
     def body_left(self) -> int:
@@ -159,53 +99,6 @@ class Http2Stream(HttpClient):
     def _hears(self) -> bool:
         """Whether anybody wants to know what comes."""
         return self._asking is not None or self.tunnel is not None
-
-    def send(self) -> int:
-        """Use a turn: send a frame if there is room; how many bytes of body that was."""
-        queue, codec = self._queue, self._client.codec
-        if not queue:
-            if self._ended and not self._sent_end:
-                self._send_end()
-            return 0
-        room = min(codec.room(self.number), MAX_FRAME)
-        if room <= 0:
-            return 0
-        piece = queue.popleft()
-        if len(piece) > room:
-            queue.appendleft(memoryview(piece)[room:])
-            piece = memoryview(piece)[:room]
-        size = len(piece)
-        self._queued -= size
-        if self._left > 0:
-            self._left -= size
-        last = not queue and (self._left == 0 or (self._ended and self._trailers is None))
-        codec.send_body(self.number, piece, last)
-        if last:
-            self._sent_end = True
-            if self._pipe is not None:
-                self._pipe.check_over()
-        elif not queue and self._ended:
-            self._send_end()
-        if self._full and self._queued < FEW_QUEUED:
-            self._take_more()
-        return size
-
-    def _take_more(self) -> None:
-        self._full = False
-        if self._pipe is not None:
-            self._pipe.ready()
-        elif self._asking is not None:
-            self._asking.upstream_ready()
-
-    def _send_end(self) -> None:
-        """What comes behind the last byte of a body."""
-        self._sent_end = True
-        if self._trailers is not None:
-            self._client.codec.send_trailers(self.number, self._trailers.pairs)
-        else:
-            self._client.codec.send_body(self.number, b"", True)
-        if self._pipe is not None:
-            self._pipe.check_over()
 
     def head(self, response: Response, ended: bool) -> None:
         """The connection's call: a response, or an interim one."""
@@ -259,8 +152,8 @@ class Http2Stream(HttpClient):
             self._told_end = True
             pipe.heard_end()
         elif asking is not None:
-            self._asking, self._queued = None, 0
-            self._queue.clear()  # the peer has answered without it
+            self._asking = None
+            self._stop_sending()  # the peer has answered without it
             self._client.touch(self, asking)
             self._client.finished(self, ErrorCode.NO_ERROR)
             asking.response_end(self._inbox_trailers)
@@ -273,11 +166,6 @@ class Http2Stream(HttpClient):
     def heard_all(self) -> bool:
         """Whether the peer has said all it will say, and it has been told."""
         return self._complete and not self._inbox
-
-    @property
-    def said_all(self) -> bool:
-        """Whether the peer has been sent all there will be, perhaps with the head."""
-        return self._sent_end
 
     def detach(self) -> bytes:
         """See `asking.HttpClient`: nothing, for bodies come after heads."""
@@ -303,23 +191,12 @@ class Http2Stream(HttpClient):
         if kept is None:
             self.lost(Unserved("it does not look at what it is asked"))
             return
-        client.step_out(self)
         self._rewind(kept)
         self._moving = client.pool.wait_again(self._moved, self._not_moved)
 
     def leave_others(self) -> None:
         """The connection's call: it is not to be begun on a connection that others use."""
         self._moving = self._client.pool.search(self._moved, self._not_moved)
-
-    def _rewind(self, kept: Sequence[Piece]) -> None:
-        """Nothing has been sent."""
-        self.number = self._queued = 0
-        self._queue.clear()
-        self._queue.extend(kept)
-        for piece in kept:
-            self._queued += len(piece)
-        self._sent_end = self._ended and not kept and self._trailers is None
-        self._expect_length()
 
     def _moved(self, place: HttpClient) -> None:
         assert isinstance(place, Http2Stream)
@@ -331,14 +208,14 @@ class Http2Stream(HttpClient):
 
     def _not_moved(self, refusal: Refusal) -> None:
         self._moving = None
+        # What we have no room for says nothing about the peer, and nothing is held against one that was used.
+        self.used = self.used or _is_our_own(refusal)
         self.lost(refusal)
 
     def lost(self, refusal: Refusal) -> None:
-        """The connection's call: the stream is gone, and with it the response."""
-        if self._complete and self._asking is not None and self._pipe is None:
-            self._queue.clear()
-            self._outlives = True  # the response is whole, and waits for its client only
-            self._client.clock.callLater(0, self._tell_rest)
+        """The connection's call: the stream is gone, and with it what came, unless that was all."""
+        if self._complete and self._hears and not self._told_end:
+            self._outlive()
             return
         asking, self._asking = self._asking, None
         self._drop()
@@ -347,8 +224,18 @@ class Http2Stream(HttpClient):
         elif asking is not None:
             asking.broken(refusal, self._silent)
 
+    def _outlive(self) -> None:
+        """All has come, and waits for its client only; who is held back need not wait, for nobody listens."""
+        self._outlives = True
+        self._stop_sending()
+        self._take_more()
+        self._client.clock.callLater(0, self._tell_rest)
+
     def _tell_rest(self) -> None:
-        """What is left of a response whose connection is no more."""
+        """What is left of what a peer has said whose stream is no more."""
+        if self._pipe is not None:
+            self.wake()
+            return
         asking = self._asking
         if asking is None or self._paused:
             return
@@ -370,7 +257,13 @@ class Http2Stream(HttpClient):
         self._drop()
 
     def _drop(self) -> None:
-        self._queue.clear()
+        self._stop_sending()
         self._inbox.clear()
-        self._queued = 0
         self._kept.drop()
+
+
+def _is_our_own(refusal: Refusal) -> bool:
+    """Whether it is we who could not make a connection: there are enough of them, or no file is left."""
+    return isinstance(refusal, NoPeer) or (
+        isinstance(refusal, PeerUnreachable) and refusal.code in OUR_SHORTAGE
+    )

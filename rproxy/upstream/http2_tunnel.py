@@ -6,69 +6,50 @@ client's key. Once both have agreed the stream stands in for a transport.
 
 from __future__ import annotations
 
-from base64 import b64encode
-from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from rproxy.errors import Refusal
+from rproxy.upstream.http2_consumer import Consumer
 from rproxy.wire.message import Framing, Headers, Request, Response
+from rproxy.wire.websocket import accept_of
 
 if TYPE_CHECKING:
     from rproxy.upstream.http2_stream import Http2Stream
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+PATIENCE: Final = 60.0
+"""Seconds in which a peer takes something of what a client has left behind, or never gets it: as long as it
+has by default while the client is there. Else such streams would use up the connection."""
+
 _UPGRADES: Final = frozenset((b"upgrade",))
+_REPLACED: Final = frozenset((b"sec-websocket-accept", b"content-length"))
 
 
 def switched(response: Response, request: Request) -> Response:
     """The 101 that a server would send (RFC 6455 §4.2.2) in place of the 200 that agrees to a WebSocket."""
     key = request.headers.get(b"sec-websocket-key") or b""
-    accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
-    kept = response.headers.without((b"sec-websocket-accept", b"content-length"))
-    headers = Headers([*kept, (b"Sec-WebSocket-Accept", accept)])
+    kept = response.headers.without(_REPLACED)
+    headers = Headers([*kept, (b"Sec-WebSocket-Accept", accept_of(key))])
     reason = b"Switching Protocols"
     return Response(20, 101, reason, headers, Framing.NONE, 0, True, _UPGRADES, b"websocket")
 
 
-class StreamTransport:
+class StreamTransport(Consumer):
     """A stream in the place of a transport, for the far end of a relay."""
 
-    _tempDataLen = 0  # as Twisted's transports have it: what waits in the stream is not asked for
-
     def __init__(self, stream: Http2Stream) -> None:
+        super().__init__()
         self._stream = stream
-        self._producer: Any = None
-        self._is_full = self._losing = self._is_lost = False
+        self._losing = self._is_lost = False
+        self._timer: Any = None
+        self._left = 0
 
     def write(self, octets: bytes) -> None:
         """As `ITransport.write`."""
         if octets and not self._is_lost:
             self._stream.send_piece(octets)
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """As `IConsumer.registerProducer`, of a push producer."""
-        self._producer = producer
-        if self._is_full:
-            producer.pauseProducing()
-
-    def unregisterProducer(self) -> None:
-        """As `IConsumer.unregisterProducer`."""
-        self._producer = None
-
-    def full(self) -> None:
-        """The stream's call: the peer is slower than the client."""
-        self._is_full = True
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def ready(self) -> None:
-        """The stream's call: the peer takes more."""
-        self._is_full = False
-        if self._producer is not None:
-            self._producer.resumeProducing()
 
     def pauseProducing(self) -> None:
         """As `IPushProducer.pauseProducing`: the client is slower than the peer."""
@@ -91,6 +72,20 @@ class StreamTransport:
         """As `ITransport.loseConnection`."""
         self._losing = True
         self.loseWriteConnection()
+        if self._timer is None and not self._is_lost:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._left = self._stream.queued
+        self._timer = self._stream.later(PATIENCE, self._look)
+
+    def _look(self) -> None:
+        """Nobody is there any more who would notice that the peer takes nothing of what was left behind."""
+        self._timer = None
+        if self._stream.queued < self._left:
+            self._wait()
+        else:
+            self.abortConnection()
 
     def abortConnection(self) -> None:
         """As `ITCPTransport.abortConnection`; RFC 8441 §5: a reset is a CANCEL."""
@@ -110,13 +105,20 @@ class StreamTransport:
             self._end(Failure(ConnectionDone()))
 
     def lost(self, refusal: Refusal) -> None:
-        """The stream's call: it was reset, or its connection is gone."""
-        self._end(Failure(ConnectionLost()))
+        """The stream's call: it was reset, or its connection is gone.
+
+        A peer that has said all before has cut nothing off: Go's servers reset a stream, with NO_ERROR, once
+        they have ended their half (RFC 9113 §8.1).
+        """
+        self._end(Failure(ConnectionDone() if self._stream.heard_all else ConnectionLost()))
 
     def _end(self, reason: Failure) -> None:
         if self._is_lost:
             return
         self._is_lost, self._producer = True, None
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
         self._stream.close()
         tunnel, self._stream.tunnel = self._stream.tunnel, None
         if tunnel is not None:

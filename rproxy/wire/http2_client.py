@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from . import http2_frames as frames
 from . import http2_settings as names
+from .http1 import MAX_INTERIM
 from .http2_answers import ResponseFields
 from .http2_asks import RequestEncoder
 from .http2_connection import Connection
@@ -27,17 +27,18 @@ from .http2_events import Body, ErrorCode, Event
 from .http2_frames import LAST_STREAM, MAX_FRAME, PREFACE, Breach, Frame, FrameReader
 from .http2_gate import MAX_HEAD, Account, Gate
 from .http2_head import Malformed
-from .http2_settings import STREAM_WINDOW
 from .http2_speaker import StreamState
 from .message import Fields, Framing, Pair, Response
 
-MAX_INTERIM: Final = 16
-"""1xx responses before a final one, as in HTTP/1."""
 MORE_CHORES: Final = 10000.0
 """Units of account (see `http2_gate`) for what a peer says that is no answer: 20 times as much as a client
 has, for many share the connection, and peers that speak gRPC ping and open windows for each message."""
 MORE_PER_SECOND: Final = 2000.0
 """Units that come back: 1 % of a core, whatever the peer does."""
+MORE_CRUMBS: Final = 400000.0
+"""Units for bodies in small pieces, 20 times as many as well: the windows of 100 streams may open at once."""
+MORE_CRUMBS_PER_SECOND: Final = 40000.0
+"""Units that come back: 100 clients may each be told 2000 of the smallest messages a second."""
 _EARNED_BY_DATA: Final = 4
 
 _NONE: Final = Framing.NONE
@@ -119,16 +120,6 @@ class Http2ClientCodec(Connection):
         if end:
             self._end_output(state)
         return number
-
-    def taken(self, stream: int, count: int) -> None:
-        """So many bytes of a response have left us: the peer may send as many more on this stream."""
-        state = self._streams.get(stream)
-        if state is None or state.input_ended:
-            return
-        state.owed += count
-        if state.owed >= STREAM_WINDOW // 2 or state.owed >= state.window:
-            self._out.append(frames.window_update(stream, state.owed))
-            state.window, state.owed = state.window + state.owed, 0
 
     def goaway(self, code: ErrorCode) -> None:
         """Say that we leave; no stream of the peer's has ever begun."""
@@ -218,19 +209,23 @@ class AskedState(StreamState):
 class _PeerGate(Gate):
     """The accounts of a peer, which is trusted more than clients are, and shared by many of them.
 
-    What comes late for streams that we have reset costs nothing if it is bytes of body, for whole windows of
-    them may be under way; nor do resets, of which there are no more than requests.
+    Bytes of body that come late, for streams that we have reset, cost no more than those that come in time:
+    whole windows of them may be under way. Resets cost nothing: there are no more of them than requests.
     """
 
     def __init__(self, now: float) -> None:
         super().__init__(0, now)
         self._chores = Account(MORE_CHORES, MORE_PER_SECOND, now)
+        self._crumbs = Account(MORE_CRUMBS, MORE_CRUMBS_PER_SECOND, now)
 
     def _measure_data(self, frame: Frame, opened: Any) -> None:
-        if frame.size:
-            self._chores.earn(_EARNED_BY_DATA)
-        else:
+        if not frame.size:
             super()._measure_data(frame, opened)
+
+    def piece(self, size: int) -> None:
+        """See `Gate`; the more it brings, the more it may talk."""
+        super().piece(size)
+        self._chores.earn(_EARNED_BY_DATA)
 
     def reset(self) -> None:
         """A stream was reset by the peer, or by us for what it has said."""

@@ -16,7 +16,7 @@ from typing import Final
 from . import http2_frames as frames
 from .http2_decode import Decoder
 from .http2_events import Body, Broken, End, ErrorCode, Event, Pong, Reset, WindowOpened
-from .http2_frames import END_HEADERS, END_STREAM, LAST_STREAM, Breach, Frame, FrameReader
+from .http2_frames import END_HEADERS, END_STREAM, LAST_STREAM, MAX_FRAME, Breach, Frame, FrameReader
 from .http2_gate import MOST_FRAMES, Gate
 from .http2_head import Malformed, trailers_of
 from .http2_settings import ACKNOWLEDGED, DEFAULT_WINDOW, INITIAL_WINDOW_SIZE, read_settings
@@ -153,6 +153,10 @@ class Connection(Speaker):
         if self._window < 0 or (state is not None and state.window < size):
             raise Breach(ErrorCode.FLOW_CONTROL_ERROR, "more than the window")
         piece = frames.unpadded(frame)
+        if piece:
+            self._gate.piece(len(piece))
+        elif size:
+            self._gate.padding()
         if state is None:
             self.check_late(number)
             self._give_back(size)
@@ -174,16 +178,20 @@ class Connection(Speaker):
         if piece:
             self._tell_piece(Body(state.number, piece, credit))
         elif credit:
-            self._gate.padding()
             self.credit(state.number, credit)
         if ended:
             self.end_input(state)
             self._events.append(End(state.number, None))
 
     def _tell_piece(self, body: Body) -> None:
-        """Many small ones, one after the other, are worth one to those behind us."""
+        """Many small ones, one after the other, are worth one to those behind us.
+
+        Up to the size of a frame: what is joined is copied each time.
+        """
         last = self._events[-1] if self._events else None
-        if isinstance(last, Body) and last.stream == body.stream and len(body.piece) < JOIN_BELOW:
+        if not isinstance(last, Body) or last.stream != body.stream:
+            self._events.append(body)
+        elif len(body.piece) < JOIN_BELOW and len(last.piece) < MAX_FRAME:
             joined = b"".join((last.piece, body.piece))
             self._events[-1] = Body(body.stream, joined, last.credit + body.credit)
         else:

@@ -49,6 +49,15 @@ TINY = 1024
 """Bytes of a DATA frame below which a window that allows no more is a way of keeping us busy: clients give
 back what they have read, at least when it is some kilobytes."""
 
+CRUMBS = 20000.0
+"""Units of account for bodies that come in crumbs: a DATA frame of n bytes costs 1/n, and brings n/1024. So
+from 32 bytes on frames are free, and others are weighed with them. The account holds what all of the window
+of a connection (2 MiB) costs in gRPC messages of 10 bytes, for they may have waited, and come at once when it
+opens; who sends one byte at a time has sent 20,000 frames by then."""
+CRUMBS_PER_SECOND = 2000.0
+"""Units that come back: 10,000 of gRPC's smallest messages (5 bytes) a second for ever, twice as many as a
+chatty stream has; or 2000 frames of one byte, each of them some microseconds of work."""
+
 # Units of `CHORES`: a PING, which is the cheapest, is one.
 _PRICES = {PRIORITY: 1, SETTINGS: 10, PING: 1, GOAWAY: 10, WINDOW_UPDATE: 2, RST_STREAM: 0, HEADERS: 0}
 _PRICE_OF_UNKNOWN = 1
@@ -58,10 +67,15 @@ _PRICE_OF_TINY = 4
 _PRICE_OF_REFUSAL = 20
 _EARNED_BY_REQUEST = 8
 _EARNED_BY_DATA = 4
+# A unit of `CRUMBS`, in bytes; who is served to the end has earned one, for bodies of requests may be tiny.
+_PAID_BY = 1024
 
 
 class Account:
-    """Units that are spent and come back, `per_second` of them, never more than `most`; full at `now`."""
+    """Units that are spent and come back, `per_second` of them, never more than `most`; full at `now`.
+
+    A price may be below nothing; what it brings in excess of `most` is lost with the next one.
+    """
 
     __slots__ = ("_at", "_left", "_most", "_per_second")
 
@@ -83,10 +97,11 @@ class Account:
 class Gate:
     """The accounts of one connection; `streams` may be open at a time."""
 
-    __slots__ = ("_block", "_chores", "_continuations", "_now", "_resets", "_settled", "_size")
+    __slots__ = ("_block", "_chores", "_continuations", "_crumbs", "_now", "_resets", "_settled", "_size")
 
     def __init__(self, streams: int, now: float) -> None:
         self._chores = Account(CHORES, CHORES_PER_SECOND, now)
+        self._crumbs = Account(CRUMBS, CRUMBS_PER_SECOND, now)
         self._resets = Account(streams, RESETS_PER_SECOND, now)
         self._now = now
         self._settled = False
@@ -144,6 +159,11 @@ class Gate:
         """A DATA frame turned out to have nothing in it but padding."""
         self._pay(_PRICE_OF_EMPTY)
 
+    def piece(self, size: int) -> None:
+        """A DATA frame has brought so many bytes of a body, one at least."""
+        if not self._crumbs.spend(1 / size - size / _PAID_BY, self._now):
+            raise Breach(ErrorCode.ENHANCE_YOUR_CALM, "bodies in too many too small pieces")
+
     def stray(self) -> None:
         """A frame was for a stream that is over."""
         self._pay(_PRICE_OF_STRAY)
@@ -160,6 +180,7 @@ class Gate:
     def served(self) -> None:
         """A response has been sent to its end."""
         self._chores.earn(_EARNED_BY_REQUEST)
+        self._crumbs.earn(1)
         self._resets.earn(1)
 
     def sent(self, size: int, *, forced: bool) -> None:

@@ -5,6 +5,7 @@ Whatever is said to a stream that is over is dropped, for whoever says it may no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -79,7 +80,7 @@ class Speaker:
         self._out += (frames.frame_head(len(block), kind, flags | END_HEADERS, stream), block)
 
     def send_body(self, stream: int, piece: Piece, end: bool) -> None:
-        """A piece of a body: `room(stream)` and `MAX_FRAME` bytes at most, or none with `end`."""
+        """A piece of a body: `room(stream)` and `MAX_FRAME` bytes at most, see `cut`; or none with `end`."""
         state = self._streams.get(stream)
         if state is None:
             return
@@ -112,6 +113,18 @@ class Speaker:
         state = self._streams.get(stream)
         return 0 if state is None else min(state.room, self._room)
 
+    def cut(self, stream: int, queue: deque[Piece]) -> Piece | None:
+        """What of a body fits into the next frame, taken out of its queue; None if nothing does now."""
+        room = min(self.room(stream), MAX_FRAME)
+        if room <= 0:
+            return None
+        piece = queue.popleft()
+        if len(piece) <= room:
+            return piece
+        whole = memoryview(piece)
+        queue.appendleft(whole[room:])
+        return whole[:room]
+
     @property
     def room_in_all(self) -> int:
         """Bytes of body that the other side takes now on all streams together."""
@@ -123,15 +136,19 @@ class Speaker:
         That is said when it is half of the window, or as much as there is left: the rest may be of bytes that
         somebody stalls on.
         """
-        if not count or self._broken:
-            return
-        self._give_back(count)
+        if count and not self._broken:
+            self._give_back(count)
+            self.taken(stream, count)
+
+    def taken(self, stream: int, count: int) -> None:
+        """The same for the window of the stream alone."""
         state = self._streams.get(stream)
-        if state is not None and not state.input_ended:
-            state.owed += count
-            if state.owed >= STREAM_WINDOW // 2 or state.owed >= state.window:
-                self._out.append(frames.window_update(stream, state.owed))
-                state.window, state.owed = state.window + state.owed, 0
+        if state is None or state.input_ended:
+            return
+        state.owed += count
+        if state.owed >= STREAM_WINDOW // 2 or state.owed >= state.window:
+            self._out.append(frames.window_update(stream, state.owed))
+            state.window, state.owed = state.window + state.owed, 0
 
     def _give_back(self, count: int) -> None:
         self._owed += count

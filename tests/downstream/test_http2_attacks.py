@@ -14,7 +14,7 @@ import pytest
 
 from rproxy.downstream.http_watch import STREAMS
 from rproxy.wire.http2_frames import PREFACE
-from rproxy.wire.http2_gate import CHORES
+from rproxy.wire.http2_gate import CHORES, CRUMBS
 from tests.http2_world import Http2World
 from tests.http_world import OK, Stream
 from tests.wire.http2_talk import (
@@ -26,6 +26,7 @@ from tests.wire.http2_talk import (
     GET,
     GOAWAY,
     HEADERS,
+    PADDED,
     PING,
     POST,
     PRIORITY,
@@ -292,6 +293,19 @@ def test_a_body_by_the_byte_does_not_hold_up_others(world: Http2World) -> None:
     got = peer.read()
     assert got.count(b"x") > 5000
     assert got.count(b"\r\n") < 500
+
+
+@pytest.mark.parametrize("octets", [frame(DATA, 0, 1, b"x"), frame(DATA, PADDED, 1, b"\3x" + bytes(3))])
+def test_a_body_by_the_byte_comes_to_an_end(world: Http2World, octets: bytes) -> None:
+    attacker = Attacker(world)
+    attacker.send(head(1, POST, end=False))
+    peer = world.asked()
+    before = memory()
+    rounds = attacker.run(lambda n: octets, 200_000, 1000)
+    assert (rounds <= CRUMBS * 1.1, attacker.verdict) == (True, CALM)
+    assert memory() - before < MOST_MEMORY
+    peer.read()
+    assert is_served(world)
 
 
 def test_a_slow_drip_of_a_head(world: Http2World) -> None:

@@ -29,12 +29,13 @@ def joined(world: Http2World, said: bytes = b"") -> Stream:
 
 
 def test_bytes_that_wait_one_by_one_are_given_on_in_time_and_at_once(worlds: Making) -> None:
-    world = worlds()
+    world = worlds(response_timeout=600.0)
     client = joined(world)
     for number in (1, 3):
         client.send(head(number, WEBSOCKET, end=False))
         world.asked().read()
     for _ in range(50):
+        world.wait(1)  # as slowly as frames of one byte may come
         client.send((frame(DATA, 0, 1, b"x") + frame(DATA, 0, 3, b"x")) * 1000)
     while world.server._put_off:
         world.loop.spin()

@@ -267,3 +267,17 @@ def test_the_last_word_is_waited_for_and_not_for_ever(worlds: Making) -> None:
     assert len(world.connections) == 1
     world.wait(LINGER + 1)
     assert len(world.connections) == 0
+
+
+def test_a_body_that_goes_on_is_waited_for(worlds: Making) -> None:
+    """Nothing comes back meanwhile: what is received is a sign of life as well."""
+    world = worlds(body_timeout=30.0)
+    client = world.client()
+    number = client.begin(method=b"POST", end=False)
+    peer = world.asked()
+    for _ in range(6):
+        client.send(number, bytes(4000))
+        world.wait(20)
+        client.take()
+    peer.send(OK)
+    assert (client.take()[number].status, client.answers[number].body) == (200, b"ok")

@@ -210,6 +210,8 @@ ATTACKS = {
     "GOAWAY": Attack(post(), always(goaway()), FLOOD),
     "unknown frames": Attack(b"", always(frame(200)), FLOOD),
     "empty DATA": Attack(post(), always(body(b"", end=False)), FLOOD),
+    "DATA by the byte": Attack(post(), always(body(b"x", end=False)), FLOOD),
+    "DATA by the byte, padded": Attack(post(), always(padded(DATA, 0, b"x", 9)), FLOOD),
     "DATA of padding": Attack(post(), always(padded(DATA, 0, b"", 1)), FLOOD),
     "DATA for what is over": Attack(get() + rst(1), always(body(b"x")), FLOOD, (CALM, CLOSED)),
     # HPACK bombs: references to one large field, to many small ones, and crumbs of a cookie

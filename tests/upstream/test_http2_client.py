@@ -22,7 +22,7 @@ from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.tls import client_options
 from rproxy.wire.message import Fields, bare_request
 from tests.fakes import LogLines
-from tests.http2_peers import OK, Http2PeerWorld, Peer
+from tests.http2_peers import Http2PeerWorld, Peer
 from tests.http_world import GET, statuses_of
 from tests.tlspeers import Inner, Pipe, make
 
@@ -46,21 +46,6 @@ class Asker(Asking):
     def broken(self, refusal: Refusal, silent: bool) -> None:
         assert refusal.other_peer
         self.told.append(str(refusal))
-
-
-class Recording:
-    """A transport that knows what was written."""
-
-    def __init__(self, transport: Any) -> None:
-        self.transport = transport
-        self.writes: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
-
-    def write(self, octets: bytes) -> None:
-        self.writes.append(octets)
-        self.transport.write(octets)
 
 
 def asked(world: Http2PeerWorld, head: bytes = GET, **options: Any) -> tuple[Any, Peer]:
@@ -287,16 +272,6 @@ def test_a_push_ends_the_connection(world: Http2PeerWorld) -> None:
     assert peer.wire.read().endswith((b"<end>", b"<reset>"))
 
 
-def test_what_breaks_one_connection_is_told_to_all_of_its_clients(world: Http2PeerWorld) -> None:
-    clients = [world.connect() for _ in range(3)]
-    for client in clients:
-        client.send(POST)
-    peer = world.peer()
-    peer.take()
-    peer.wire.send(b"\0\0\0\0\0\0\0\0\0")  # DATA of no stream
-    assert [list(statuses_of(client.read())) for client in clients] == [[502]] * 3
-
-
 def test_a_peer_that_asks_for_answers_and_takes_none_is_cut_off(world: Http2PeerWorld) -> None:
     _, peer = asked(world)
     connection = world.pool.connections[0]
@@ -320,45 +295,3 @@ def test_a_connection_on_which_nothing_arrives_is_cut_off(world: Http2PeerWorld)
     world.wait(PING_AFTER + PONG_WITHIN + 12)
     assert (connection.closed, connection.transport.connected) == (True, 0)
     assert client.take()[number].status == 502
-
-
-def test_nothing_of_a_body_is_sent_while_the_transport_is_full(world: Http2PeerWorld) -> None:
-    client = world.client()
-    number = client.begin(method=b"POST", end=False)
-    peer = world.peer()
-    peer.take()
-    connection = world.pool.connections[0]
-    connection.pauseProducing()
-    client.send(number, b"hello")
-    assert peer.take()[1].body == b""
-    connection.resumeProducing()
-    assert peer.take()[1].body == b"hello"
-
-
-def test_requests_of_one_turn_leave_together(world: Http2PeerWorld) -> None:
-    _, peer = asked(world)
-    peer.answer(1, b"ok")
-    connection = world.pool.connections[0]
-    connection.transport = recording = Recording(connection.transport)
-    modern = world.client()
-    for _ in range(10):
-        modern.h2.send_headers(
-            modern.h2.get_next_available_stream_id(),
-            [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")],
-            end_stream=True,
-        )
-    modern.wire.send(modern.h2.data_to_send())
-    assert len(peer.take()) == 11
-    assert len([octets for octets in recording.writes if octets[3] == 1]) == 1
-
-
-def test_the_answer_to_what_was_given_up_is_no_harm(world: Http2PeerWorld) -> None:
-    client, peer = asked(world)
-    client.reset()
-    peer.wire.send(b"\0\0\1\1\4\0\0\0\1\x88" + b"\0\0\2\0\1\0\0\0\1ok")
-    another = world.connect()
-    another.send(GET)
-    assert 3 in peer.take()
-    assert peer.gone is None
-    peer.answer(3, b"ok", OK)
-    assert statuses_of(another.read()) == [200]

@@ -112,3 +112,54 @@ def test_an_end_is_sent_in_its_turn() -> None:
     it.line.give(1 << 20)
     flags = [one.flags for one in said(it.client.codec.output()) if one.kind == DATA]
     assert flags == [0, END_STREAM]
+
+
+USED_UP = 5 * WHOLE
+"""Room that the first of two streams with as many frames and one more leaves nothing of."""
+
+
+def used_up(frames: int = 5) -> tuple[Setup, Http2Stream, Http2Stream]:
+    """A connection without room, and two that wait for it; the first one still has a frame to send."""
+    it = Setup(room=USED_UP)
+    first, second = it.stream(frames), it.stream(1)
+    it.line.give(1 << 20)
+    assert it.sent() == [1, 3, 1, 1, 1]
+    third = it.stream(1)
+    it.line.give(1 << 20)
+    assert (it.sent(), len(it.line), second.in_line) == ([], 2, False)
+    return it, first, third
+
+
+def test_an_end_does_not_wait_for_the_window_of_the_connection() -> None:
+    it, *_ = used_up()
+    ending = it.stream(0)
+    ending.send_end(None)
+    assert it.line.give(1 << 20) is False
+    ends = [(one.stream, one.flags) for one in said(it.client.codec.output()) if one.kind == DATA]
+    assert (ends, len(it.line), ending.in_line) == ([(7, END_STREAM)], 2, False)
+
+
+def test_whoever_steps_aside_keeps_the_place() -> None:
+    it, *_ = used_up()
+    it.stream(1)
+    it.client.codec.hear(window(0, 4 * WHOLE), 0.0)
+    it.line.give(1 << 20)
+    assert it.sent() == [1, 5, 7]
+
+
+def test_whoever_leaves_does_not_wait_for_window_either() -> None:
+    it, leaving, staying = used_up()
+    it.line.leave(leaving)
+    it.line.leave(leaving)
+    assert (len(it.line), leaving.in_line) == (1, False)
+    it.client.codec.hear(window(0, 4 * WHOLE), 0.0)
+    it.line.give(1 << 20)
+    assert (it.sent(), staying.in_line) == ([5], False)
+
+
+def test_nobody_is_left_when_it_is_cleared() -> None:
+    it, *_ = used_up()
+    it.stream(1)
+    it.line.clear()
+    it.client.codec.hear(window(0, 4 * WHOLE), 0.0)
+    assert (it.line.give(1 << 20), it.sent(), len(it.line)) == (False, [], 0)

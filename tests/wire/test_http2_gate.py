@@ -8,7 +8,13 @@ import pytest
 
 from rproxy.wire.http2_events import Broken, ErrorCode, RequestHead
 from rproxy.wire.http2_frames import PREFACE
-from rproxy.wire.http2_gate import CHORES, MAX_CONTINUATIONS, MAX_HEAD, TINY, Account
+from rproxy.wire.http2_gate import (
+    CHORES,
+    MAX_CONTINUATIONS,
+    MAX_HEAD,
+    TINY,
+    Account,
+)
 from rproxy.wire.message import Fields
 from tests.wire.http2_talk import (
     ACK,
