@@ -19,11 +19,16 @@ class Trouble(Exception):
 
 @dataclass(slots=True)
 class Figure:
-    """What one case found for each target, in `unit`; smaller is better. It grows round by round."""
+    """What one case found for each target, in `unit`; smaller is better. It grows round by round.
+
+    With a `baseline` it is about what ours has more than that, not about how many times as much.
+    """
 
     case: str
     unit: str
     ours: str = OURS
+    baseline: str = ""
+    notes: list[str] = field(default_factory=list)
     rounds: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
 
@@ -33,6 +38,14 @@ class Figure:
             self.add(target, measure())
         except Trouble as trouble:
             self.fail(target, str(trouble))
+
+    def take_pair(self, measure: Callable[[], tuple[float, float]]) -> None:
+        """One round of the baseline and one of ours: both, or why neither counts."""
+        try:
+            for target, value in zip((self.baseline, self.ours), measure(), strict=True):
+                self.add(target, value)
+        except Trouble as trouble:
+            self.fail(self.ours, str(trouble))
 
     def add(self, target: str, value: float) -> None:
         """One round that counts."""
@@ -54,24 +67,50 @@ class Figure:
         others = [cost for cost in medians.values() if cost]
         return own / min(others) if own is not None and others else None
 
+    def added(self) -> float | None:
+        """What ours has more than the baseline, in the median of their pairs of rounds; None without one."""
+        differences = self._differences()
+        return statistics.median(differences) if differences else None
+
+    def note_spread(self) -> None:
+        """Tell what `added` is worth: between which two lies the middle half of the differences."""
+        if found := self._differences():
+            low, high = percentile(found, 25), percentile(found, 75)
+            self.notes.append(f"half of {len(found)} differences are from {low:.2f} to {high:.2f}")
+
     def text(self) -> str:
-        """One line with every figure and the ratio, then one for each target that had trouble."""
-        shown = (f"{name} {_rounded(cost)}" for name, cost in self.medians().items())
+        """One line with every figure and what comes of them, then one for each note and each trouble."""
+        shown = (f"{name} {rounded(cost)}" for name, cost in self.medians().items())
         line = f"{self.case:14s} {self.unit:11s} " + "  ".join(shown)
-        if (ratio := self.ratio()) is not None:
-            line += f"  ratio {ratio:.2f}"
-        return "\n".join([line, *self._troubles()])
+        if outcome := self.outcome():
+            line += f"  {outcome}"
+        return "\n".join([line, *(f"  {note}" for note in self.notes), *self.troubles()])
+
+    def outcome(self) -> str:
+        """The ratio, or what is added; empty where there is neither."""
+        if (added := self.added()) is not None:
+            return f"added {added:.2f}"
+        ratio = None if self.baseline else self.ratio()
+        return "" if ratio is None else f"ratio {ratio:.2f}"
 
     def record(self) -> dict[str, object]:
         """The same for a JSON file, with every single round."""
-        found = {"case": self.case, "unit": self.unit, "median": self.medians(), "ratio": self.ratio()}
+        found: dict[str, object] = {"case": self.case, "unit": self.unit, "median": self.medians()}
+        found |= {"ratio": self.ratio(), "added": self.added(), "notes": self.notes}
         return found | {"rounds": self.rounds, "failures": self.failures}
 
-    def _troubles(self) -> Iterable[str]:
+    def troubles(self) -> Iterable[str]:
+        """One line for each target of which rounds do not count."""
         for name, reasons in self.failures.items():
             tried = len(reasons) + len(self.rounds[name])
             different = "; ".join(dict.fromkeys(reasons))
             yield f"  ! {name}: {len(reasons)} of {tried} rounds do not count: {different}"
+
+    def _differences(self) -> list[float]:
+        if not self.baseline:
+            return []
+        pairs = zip(self.rounds.get(self.baseline, ()), self.rounds.get(self.ours, ()), strict=True)
+        return [ours - baseline for baseline, ours in pairs]
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -80,5 +119,6 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def _rounded(cost: float | None) -> str:
+def rounded(cost: float | None) -> str:
+    """As it is shown to people."""
     return "failed" if cost is None else f"{cost:.2f}"

@@ -9,14 +9,25 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from figures import Trouble
 
 BIG = 1 << 30
 """Bytes of the file that the bulk cases download."""
 
-Load = Callable[[str, int], float]
-"""Does its work against an URL for so many seconds and returns how many units it did."""
+
+class Errand(NamedTuple):
+    """Where a load is sent, for how many seconds, and the folder with the client's certificate."""
+
+    url: str
+    seconds: int
+    folder: Path
+
+
+Load = Callable[[Errand], float]
+"""Does its work and returns how many units it did."""
 
 CLOSE = ("Connection: close",)
 BROWSER = (
@@ -37,8 +48,9 @@ def wrk(connections: int, headers: tuple[str, ...] = ()) -> Load:
     """As many requests as so many clients get done. The unit is a request."""
     fields = [part for header in headers for part in ("-H", header)]
 
-    def load(url: str, seconds: int) -> float:
-        return requests_done(_output("wrk", "-t1", f"-c{connections}", f"-d{seconds}", *fields, url))
+    def load(errand: Errand) -> float:
+        words = ("wrk", "-t1", f"-c{connections}", f"-d{errand.seconds}", *fields, errand.url)
+        return requests_done(_output(*words))
 
     return load
 
@@ -46,25 +58,26 @@ def wrk(connections: int, headers: tuple[str, ...] = ()) -> Load:
 def h2load(clients: int, streams: int) -> Load:
     """As many requests as so many clients get done over HTTP/2, each with so many at a time."""
 
-    def load(url: str, seconds: int) -> float:
-        return h2_requests_done(_output("h2load", "-t1", f"-c{clients}", f"-m{streams}", f"-D{seconds}", url))
+    def load(errand: Errand) -> float:
+        words = ("h2load", "-t1", f"-c{clients}", f"-m{streams}", f"-D{errand.seconds}", errand.url)
+        return h2_requests_done(_output(*words))
 
     return load
 
 
-def download(url: str, seconds: int) -> float:
+def download(errand: Errand) -> float:
     """The big file once, however long it takes. The unit is a GB."""
-    return gigabytes(_curl(url, "--http1.1"))
+    return gigabytes(_curl(errand, "--http1.1"))
 
 
-def download_h2(url: str, seconds: int) -> float:
+def download_h2(errand: Errand) -> float:
     """The same over HTTP/2."""
-    return gigabytes(_curl(url, "--http2"))
+    return gigabytes(_curl(errand, "--http2"))
 
 
-def expect_answer(url: str) -> None:
+def expect_answer(errand: Errand) -> None:
     """One small request ahead of the work: wrk takes a redirect for a success."""
-    status = _curl(url, "--http1.1", "--max-time", "10", "--range", "0-0").split()[1]
+    status = _curl(errand, "--http1.1", "--max-time", "10", "--range", "0-0").split()[1]
     if status not in ("200", "206"):
         raise Trouble("no answer" if status == "000" else f"status {status}")
 
@@ -100,11 +113,13 @@ def gigabytes(report: str) -> float:
     return int(size) / 1e9
 
 
-def _curl(url: str, *options: str) -> str:
+def _curl(errand: Errand, *options: str) -> str:
     """curl's count of bytes and the status. `options` name the version: all must do the same work."""
-    name, port = re.match(r"https?://([^:/]+):(\d+)/", url).groups()  # type: ignore[union-attr]
+    name, port = re.match(r"https?://([^:/]+):(\d+)/", errand.url).groups()  # type: ignore[union-attr]
     fixed = ["-sk", "--resolve", f"{name}:{port}:127.0.0.1", "-o", "/dev/null"]
-    return _output("curl", *fixed, *options, "-w", "%{size_download} %{http_code}", url)
+    known = ["--cert", str(errand.folder / "client.pem"), "--key", str(errand.folder / "client.key")]
+    # curl shows the certificate only to those that ask for one.
+    return _output("curl", *fixed, *known, *options, "-w", "%{size_download} %{http_code}", errand.url)
 
 
 def _output(*command: str) -> str:
