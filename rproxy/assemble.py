@@ -86,7 +86,11 @@ class ProxyService(MultiService):
         self._factories: dict[str, PeekFactory] = {}
         self._stopping = False
         self._peek_options: dict[str, PeekOptions] = {}
-        self._use(config, tables(config, self.parts, self.http, self.l4, self.guards))
+        try:
+            self._use(config, tables(config, self.parts, self.http, self.l4, self.guards))
+        except BaseException:
+            self.http.close_logs()  # of a program that goes on without this proxy
+            raise
         self.listeners = Listeners(reactor, wanted(config), self._factory)
         hangup = self.reload if file is not None else self._stop
         self._signals = Signals(reactor, hangup, self.http.reopen_logs) if signals else None
@@ -211,6 +215,7 @@ class ProxyService(MultiService):
             self._watch = None
         self.parts.stop_renewing()
         yield self.listeners.stopService()
+        yield self._admin.stopService()  # now, too: a successor needs it
         if self._signals is not None:
             self._signals.hurry_on_second_stop(self.connections.abort_all)
         if self.connections:
@@ -301,13 +306,15 @@ def hosts(config: Configuration, parts: Parts) -> HostsFolder | None:
 
 def wanted(config: Configuration) -> list[Wanted]:
     """The listeners that a configuration names, as endpoint strings."""
-    names = list(config.listen_tls)
-    if config.listen_port_tls is not None:
-        names += [_tcp(config.listen_port_tls, address) for address in config.listen_addresses]
-    names += sorted(clear_names(config))
+    names = [*tls_names(config), *sorted(clear_names(config)), *listener_names(config)]
     written = {*config.listen, *config.listen_tls, *listener_names(config)}
-    names += listener_names(config)
     return [Wanted(name, config.tcp_listen_backlog, name not in written) for name in dict.fromkeys(names)]
+
+
+def tls_names(config: Configuration) -> list[str]:
+    """The listeners that speak TLS, but for those of services."""
+    port, addresses = config.listen_port_tls, config.listen_addresses
+    return [*config.listen_tls, *([] if port is None else [_tcp(port, address) for address in addresses])]
 
 
 def clear_names(config: Configuration) -> set[str]:

@@ -124,7 +124,7 @@ class HttpParts:
     def log_of(self, config: Configuration, wanted: AccessLog) -> RequestLog:
         """Where requests are written down."""
         lines = self._standard if wanted.path is None else self.files.at(wanted.path).lines
-        return RequestLog(self.reactor, lines, wanted.format, redact=config.redact_query_in_access_log)
+        return RequestLog(lines, wanted.format, redact=config.redact_query_in_access_log)
 
     def reopen_logs(self) -> None:
         """Go on in new files where logrotate has moved the old ones."""

@@ -27,6 +27,7 @@ from rproxy.services.ratelimits import RateLimiter
 from rproxy.upstream.peer import Group
 
 if TYPE_CHECKING:
+    from rproxy.policy.identity import ClientPolicy
     from rproxy.upstream.tls import ClientTLS
 
 
@@ -44,7 +45,10 @@ class Built(NamedTuple):
     """What a configuration comes to, before any of it is used."""
 
     listeners: Mapping[str, Shared]
+    policies: Mapping[str, ClientPolicy | None]
+    """Who may, of every service with TLS; None: everybody."""
     limiters: Mapping[str, RateLimiter]
+    """Of every service: the status tells who is connected, and a reload may bring a limit."""
     allowances: Mapping[str, Allowance]
 
 
@@ -53,33 +57,35 @@ class Services:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._used = Built({}, {}, {})
+        self._used = Built({}, {}, {}, {})
+        self._policies: dict[str, ClientPolicy | None] = {}
         self._prepared: WeakSet[Any] = WeakSet()
 
     def build(self, config: Configuration) -> Built:
         """The services of a configuration. Raises `StartError` for what only shows when they are built."""
         allowances = {
-            key: service.rate_limit.allowance
+            key: Allowance() if service.rate_limit is None else service.rate_limit.allowance
             for key, service in config.l4.items()
-            if service.rate_limit is not None
         }
         limiters = {key: self._limiter(key, allowance) for key, allowance in allowances.items()}
         routes = {
-            key: route(config, key, service, self._parts, limiters.get(key), self._prepared)
+            key: route(config, key, service, self._parts, limiters[key], self._prepared, self._policies)
             for key, service in config.l4.items()
         }
         listeners = {name: _shared(config, name, routes) for name in listener_names(config)}
-        return Built(listeners, limiters, allowances)
+        return Built(listeners, _policies(config), limiters, allowances)
 
     def use(self, built: Built) -> None:
         """From now on these."""
         self._used = built
+        self._policies.clear()  # in place: handshakes that began before are judged by it, too
+        self._policies.update(built.policies)
         for key, limiter in built.limiters.items():
             limiter.change(built.allowances[key])
 
     @property
     def limiters(self) -> Mapping[str, RateLimiter]:
-        """The limits in use, by service."""
+        """What counts the clients of each service, and limits them where it says so."""
         return self._used.limiters
 
     def serves(self, listener: str) -> bool:
@@ -114,17 +120,19 @@ def route(
     key: str,
     service: L4,
     parts: Parts,
-    limiter: RateLimiter | None,
+    limiter: RateLimiter,
     prepared: WeakSet[Any],
+    policies: Mapping[str, ClientPolicy | None],
 ) -> IProtocolFactory:
     """What serves the connections of one service."""
-    relay = _relay(config, key, service, parts, limiter)
-    found = relay if service.tls is None else _ending(config, key, service, parts, relay, prepared)
-    return _gated(service, found)
+    relay: Any = _relay(config, key, service, parts, limiter)
+    if service.tls is None:
+        return _gated(service, relay)
+    return _gated(service, _ending(config, key, service, parts, relay, prepared, policies))
 
 
 def _relay(
-    config: Configuration, key: str, service: L4, parts: Parts, limiter: RateLimiter | None
+    config: Configuration, key: str, service: L4, parts: Parts, limiter: RateLimiter
 ) -> ServiceFactory:
     peers = [parts.peer(_label(key), cast(Any, upstream)) for upstream in service.upstream]
     timeout = config.connect_timeout if service.connect_timeout is None else service.connect_timeout
@@ -149,17 +157,34 @@ def _relay(
 
 
 def _ending(
-    config: Configuration, key: str, service: L4, parts: Parts, relay: ServiceFactory, prepared: WeakSet[Any]
+    config: Configuration,
+    key: str,
+    service: L4,
+    parts: Parts,
+    relay: ServiceFactory,
+    prepared: WeakSet[Any],
+    policies: Mapping[str, ClientPolicy | None],
 ) -> IProtocolFactory:
     """TLS in front of it, and with client certificates the question who may."""
     from rproxy.downstream.mutual import Mutual
 
     ends: Any = parts.ending(config, _label(key), cast(Any, service))  # it asks for what apps have, too
-    return Mutual(ends.site, relay, ends.clients, _alpn(service), parts.deadlines, prepared)
+    return Mutual(
+        ends.site, relay, ends.clients, _alpn(service), parts.deadlines, prepared, policies=policies
+    )
+
+
+def _policies(config: Configuration) -> dict[str, ClientPolicy | None]:
+    secured = [key for key, service in config.l4.items() if service.tls is not None]
+    if not secured:
+        return {}
+    from rproxy.assemble_tls import client_policy
+
+    return {key: client_policy(_label(key), cast(Any, config.l4[key])) for key in secured}
 
 
 def _client_tls(key: str, service: L4, upstream: ServiceUpstream, parts: Parts, timeout: float) -> ClientTLS:
-    from rproxy.upstream.tls import HTTP1, client_options
+    from rproxy.upstream.tls import client_options
 
     try:
         return client_options(
@@ -169,8 +194,7 @@ def _client_tls(key: str, service: L4, upstream: ServiceUpstream, parts: Parts, 
             insecure=upstream.tls_insecure,
             client_cert=upstream.tls_client_cert_path,
             client_key=upstream.tls_client_key_path,
-            protocols=_alpn(service)
-            or (HTTP1,),  # it cannot offer nothing, and who knows no ALPN does not mind
+            protocols=_alpn(service),
             deadlines=parts.deadlines,
             handshake=timeout,
         )

@@ -70,7 +70,7 @@ class Guards:
         self.bans.enforce = CutOff(reactor, alive, self.bans.banned).soon
         self.bans.setServiceParent(parent)
         self.limiters: dict[str, RateLimiter] = {}
-        self._jails: Jails | None = None
+        self.jails: Jails | None = None
 
     def build(self, config: Configuration, listeners: Iterable[str]) -> Guarding:
         """Everything for a configuration. Raises `ConfigError` for a ban list with mistakes."""
@@ -78,7 +78,7 @@ class Guards:
         allowances = dict(_allowances(config, listeners))
         limiters = {name: self._limiter(name, what) for name, what in allowances.items()}
         trusted = NetworkSet(without_names(config.trusted_forwarded_proxies))
-        jails = Jails(self._reactor, self.bans, _terms(config), _never(config), self._jails)
+        jails = Jails(self._reactor, self.bans, _terms(config), _never(config), self.jails)
         watched = cast(ConnectionLog, Watched(self._journal, jails))
         return Guarding(
             loaded,
@@ -93,7 +93,7 @@ class Guards:
     def use(self, built: Guarding) -> None:
         """From now on this."""
         self.bans.use(built.loaded)
-        self._jails = built.jails
+        self.jails = built.jails
         for limiter, allowance in built.limiters.values():
             limiter.change(allowance)
         self.limiters = {name: limiter for name, (limiter, _) in built.limiters.items()}

@@ -50,17 +50,24 @@ class Parts:
     def peer(self, app: str, upstream: StreamUpstream) -> Peer:
         """The peer at this location for this app, the same one as before the reload if there was one."""
         where, weight = upstream.location, upstream.weight
-        key = app, where.text, weight
+        key = stream_key(app, upstream)
         return self._kept(key, lambda: Peer(where.text, weight=weight, **self._place(app, where)))
 
     def http_peer(self, app: str, entry: ReverseProxy, upstream: Upstream, tuned: Tuned) -> HttpPeer:
         """The same for a peer that requests are sent to; a change of its settings makes another peer."""
-        http2 = _is_http2(entry)
-        key = app, upstream, tuned, entry.max_fails, entry.fail_timeout, entry.health_check, http2
+        key = http_key(app, entry, upstream, tuned)
         peer = cast(HttpPeer, self._kept(key, lambda: self._make_http_peer(app, entry, upstream, tuned)))
         if entry.health_check is not None:
             self._probed[peer] = probing(entry.health_check)
         return peer
+
+    def known(self, key: Hashable) -> Peer | None:
+        """The peer of this `stream_key` or `http_key`, if there is one."""
+        return self._peers.get(key)
+
+    def in_use(self, name: str) -> tuple[tuple[Any, ...], str] | None:
+        """The certificates that clients of an app or `l4.<name>` are shown, see `Certificates.in_use`."""
+        return None if self._endings is None else self._endings.certificates.in_use(name)
 
     def ending(self, config: Configuration, key: str, app: App) -> Ending:
         """The TLS of an app that has certificates."""
@@ -68,7 +75,7 @@ class Parts:
 
         if self._endings is None:
             self._endings = assemble_tls.Endings(self.reactor, self._parent, self.deadlines, self.rng)
-        return cast(Ending, self._endings.ending(config, key, app))
+        return cast(Ending, self._endings.ending(config, key, app, self.journal))
 
     def challenge(self, arrival: Arrival) -> IProtocolFactory | None:
         """What answers a certificate authority that wants to know whether a name is ours."""
@@ -170,6 +177,17 @@ class Parts:
             self._demo = Demo(self.reactor)
             self._demo.setServiceParent(self._parent)
         return self._demo.target
+
+
+def stream_key(app: str, upstream: StreamUpstream | Upstream) -> Hashable:
+    """What makes a peer the same one after a reload."""
+    return app, upstream.location.text, upstream.weight
+
+
+def http_key(app: str, entry: ReverseProxy, upstream: Upstream, tuned: Tuned) -> Hashable:
+    """The same for a peer that requests are sent to."""
+    http2 = _is_http2(entry)
+    return app, upstream, tuned, entry.max_fails, entry.fail_timeout, entry.health_check, http2
 
 
 def probing(check: HealthCheck) -> Probing:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rproxy import described
 from rproxy.command_admin import add_commands
+from rproxy.command_certs import add_certs
 from rproxy.command_l4 import add_options
 from rproxy.errors import ConfigError, StartError
 
@@ -16,7 +17,7 @@ EPILOG = """\
 examples:
   rproxy run --config rproxy.toml         serve; Ctrl-C lets connections finish, twice stops at once
   rproxy check rproxy.toml                find every mistake in a config file, without starting anything
-  rproxy certs rproxy.toml                every certificate: until when, what renews it, what went wrong
+  rproxy certs -c rproxy.toml             every certificate: until when, what renews it, what went wrong
   rproxy run --hosts /srv/hosts           serve a hosts folder on the socket that is standard input
   rproxy hostname Bücher.example          the folder that serves a name
   rproxy status -c rproxy.toml            what the running proxy does: backends, limits, bans
@@ -54,11 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="?", help="the config file")
     check.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
     check.set_defaults(verb=_check)
-    certs = verbs.add_parser("certs", help="list all certificates, with their next renewal and last problem")
-    certs.add_argument("file", nargs="?", help="the config file")
-    certs.add_argument("-c", "--config", metavar="FILE", help="the same, as an option")
-    certs.add_argument("--json", action="store_true", help="for programs")
-    certs.set_defaults(verb=_certs)
+    add_certs(verbs)
     add_commands(verbs)
     hostname = verbs.add_parser("hostname", help="print the folder name that serves a name")
     hostname.add_argument("name", help="a host name, in any alphabet")
@@ -113,32 +110,6 @@ def _check(options: argparse.Namespace) -> int:
     for concern in examined.concerns:
         print(f"warning: {concern}", file=sys.stderr)
     print(f"{file}: no problems found")
-    return 0
-
-
-def _certs(options: argparse.Namespace) -> int:
-    """From the files on disk: the proxy need not run, and is not asked."""
-    file = options.config or options.file
-    if file is None:
-        print("rproxy certs: which file?  rproxy certs FILE", file=sys.stderr)
-        return 2
-    from datetime import UTC, datetime
-
-    from rproxy.assemble_tls import certificate_places
-    from rproxy.config.load import load
-    from rproxy.services.certreport import as_json, as_text, report
-
-    try:
-        config = load(file)
-    except ConfigError as mistakes:
-        print(mistakes, file=sys.stderr)
-        return 1
-    now = datetime.now(UTC)
-    rows = report(certificate_places(config), now)
-    if options.json:
-        print(as_json(rows), end="")
-    else:
-        print(as_text(rows, now) if rows else "no app has a certificate\n", end="")
     return 0
 
 

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from rproxy.command_status import status_text
 from rproxy.errors import UserError
 
 CONFIG: Final = "/etc/rproxy/rproxy.toml"
 """The config file that names the socket, unless another is given."""
 PATIENCE: Final = 10.0
 """Seconds to wait for the proxy: as long as it waits for us."""
+OTHER_VERSION: Final = "the proxy that runs is of another version; --json prints what it says"
 MOST_ANSWERED: Final = 64 << 20
 """Bytes of an answer: the status of 100,000 backends has less."""
 
@@ -66,7 +68,7 @@ def _bans(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    return _tell(options, {"ask": "status"}, _status_as_text)
+    return _tell(options, {"ask": "status"}, status_text)
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -80,10 +82,17 @@ def _tell(options: argparse.Namespace, request: dict[str, Any], text: Callable[[
         words = json.dumps(answer) if options.json else f"rproxy {request['ask']}: {answer['error']}"
         sys.stderr.write(words + "\n")
         return 1
-    sys.stdout.write(json.dumps(answer) + "\n" if options.json else text(answer))
+    sys.stdout.write(json.dumps(answer) + "\n" if options.json else _in_words(answer, text))
     if "warning" in answer and not options.json:
         sys.stderr.write(f"warning: {answer['warning']}\n")
     return 0
+
+
+def _in_words(answer: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> str:
+    try:
+        return text(answer)
+    except (KeyError, TypeError):
+        raise UserError(OTHER_VERSION) from None
 
 
 def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -133,8 +142,9 @@ def _socket_in(file: str) -> str:
 def _seconds(text: str) -> float:
     from rproxy.config.values import Wrong, seconds
 
+    is_number = text.isascii() and text.replace(".", "", 1).isdigit()
     try:
-        return seconds(float(text) if text.replace(".", "", 1).isdigit() else text)
+        return seconds(float(text) if is_number else text)
     except Wrong as problem:
         raise UserError(f"--for {text}: {problem}") from None
 
@@ -147,29 +157,3 @@ def _bans_as_text(answer: dict[str, Any]) -> str:
     if answer["count"] > len(lines):
         lines.append(f"and {answer['count'] - len(lines)} more: see the ban_list")
     return "\n".join(lines or ["nobody is banned"]) + "\n"
-
-
-def _status_as_text(answer: dict[str, Any]) -> str:
-    connections, bans = answer["connections"], answer["bans"]
-    lines = [f"rproxy {answer['version']}, process {answer['pid']}"]
-    lines.append(f"connections: {connections['open']} of {connections['most']}")
-    lines += [f"listens on {each['name']}: {each['speaks']}" for each in answer["listeners"]]
-    for app in answer["apps"]:
-        lines.append(f"app {app['name']}: {', '.join(app['names'])} ({', '.join(app['serves'])})")
-        lines += map(_peer_as_text, app["peers"])
-    for service in answer["l4"]:
-        lines.append(f"l4 {service['name']}: {', '.join(service['listen'])}")
-        lines += map(_peer_as_text, service["peers"])
-    lines += [
-        f"{limit['name']}: {limit['clients']} clients, {limit['open']} open, {limit['refused']} refused"
-        for limit in answer["limits"]
-    ]
-    lines.append(
-        f"bans: {bans['count']}, {bans['refused']} refused" + (f", in {bans['file']}" if bans["file"] else "")
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _peer_as_text(peer: dict[str, Any]) -> str:
-    weight = f", weight {peer['weight']}" if peer["weight"] != 1 else ""
-    return f"    {peer['location']}: {peer['state']}, {peer['open']} open{weight}"

@@ -151,7 +151,8 @@ OPTIONS: Final = {
 
 def _number_or_text(duration: str) -> float | str:
     """As in a file, where a number needs no unit: a shell has no quotes to tell it from a text."""
-    return float(duration) if duration.replace(".", "", 1).isdigit() else duration
+    is_number = duration.isascii() and duration.replace(".", "", 1).isdigit()
+    return float(duration) if is_number else duration
 
 
 def _log_to_output() -> None:

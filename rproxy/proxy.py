@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rproxy.errors import ConfigError, Problem, StartError
 
@@ -132,7 +133,7 @@ class Proxy:
         if self._service is None:
             return succeed(True)
         if self._closing is None:
-            self._closing = maybeDeferred(self._service.stopService).addCallback(self._closed)
+            self._closing = maybeDeferred(self._service.stopService).addBoth(self._closed)
         waiting: Deferred[bool] = Deferred()
 
         def tell(result: Any) -> Any:
@@ -147,7 +148,7 @@ class Proxy:
         if self._service is not None:
             self._service.connections.abort_all()
 
-    def _listen(self) -> tuple[Any, ...]:
+    def _listen(self) -> Any:
         if self._service is not None:
             raise StartError("this proxy listens already; close it first, or make another one")
         from rproxy.assemble import ProxyService
@@ -158,17 +159,21 @@ class Proxy:
             config, logger = self._config, None
         sink = _events(logger or Logger("rproxy"))
         service = ProxyService(self._reactor, config, sink, signals=False, drained=self._drained)
-        service.privilegedStartService()
-        service.startService()
         self._service, self._clean = service, True
+        try:
+            service.privilegedStartService()
+            service.startService()
+        except Exception:
+            why = Failure()
+            return self.close().addBoth(lambda _: why)  # what is open already is closed before that is said
         return self.addresses
 
     def _drained(self, clean: bool) -> None:
         self._clean = clean
 
-    def _closed(self, _: object) -> bool:
+    def _closed(self, result: object) -> Any:
         self._service = self._closing = None
-        return self._clean
+        return result if isinstance(result, Failure) else self._clean
 
 
 def whole(config: Configuration) -> Whole:

@@ -9,31 +9,32 @@ others by their protocols. Once joined, nothing of this file runs until an end i
 from __future__ import annotations
 
 from termios import TIOCOUTQ
-from typing import Any
+from typing import Any, Final
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory, IPushProducer
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
+from rproxy.parting import Parting, end_half, is_twisteds_tls
 from rproxy.splice import Pipes, Pump, is_plain
-from rproxy.transports import close, in_kernel, unsent_of
+from rproxy.transports import close, in_kernel, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.proxyheader import encode_v1, encode_v2
 
-SIOCOUTQNSD = 0x894B
-IDLE_CHECKS = 4
+SIOCOUTQNSD: Final = 0x894B
+IDLE_CHECKS: Final = 4
 """Looks per idle limit: a relay ends between 1 and 1 1/4 limits after its last byte."""
 
 
-@implementer(IProtocolFactory)
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RelayFactory:
     """Serves each connection by joining it to a peer of `group`.
 
@@ -65,7 +66,7 @@ class RelayFactory:
     def doStop(self) -> None:
         """Nothing to tear down; Twisted's ports call it."""
 
-    def buildProtocol(self, addr: Any) -> IProtocol:
+    def buildProtocol(self, addr: Any) -> Any:
         """The downstream end for this arrival (or for the plain address that an endpoint gives)."""
         return Downstream(self, arrival_of(addr))
 
@@ -83,19 +84,32 @@ class RelayFactory:
         return encode_v2(arrival.client, local, arrival.header.tlvs if arrival.header else ())
 
 
-@implementer(IHalfCloseableProtocol)
-class End(Protocol):
-    """What the two ends of a relay share: each knows the far one, and nothing of its kind of transport."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class End:
+    """What the two ends of a relay share: each knows the far one, and nothing of its kind of transport.
 
-    transport: Any
-    far: End | None = None
-    received = 0
-    """Bytes that came through the protocol; those that went past it are the pump's."""
-    pump: Pump | None = None
-    """Carries what this end receives, once joined over plain TCP."""
-    ended = False
-    """Whether this side has sent all it will send."""
-    lost = False
+    A Twisted protocol, without the base class so that it can be compiled.
+    """
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.connected = 0
+        self.far: End | None = None
+        self.received = 0
+        """Bytes that came through the protocol; those that went past it are the pump's."""
+        self.pump: Pump | None = None
+        """Carries what this end receives, once joined over plain TCP."""
+        self.ended = False
+        """Whether this side has sent all it will send."""
+        self.lost = False
+
+    def makeConnection(self, transport: Any) -> None:
+        """Twisted's call."""
+        self.transport, self.connected = transport, 1
+        self.connectionMade()
+
+    def connectionMade(self) -> None:
+        """There is a transport now."""
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call: pass on; the far transport pauses this one while its buffer is full."""
@@ -116,24 +130,42 @@ class End(Protocol):
             if not far.lost:
                 close(far.transport)
         else:
-            far.transport.loseWriteConnection()
+            end_half(far.transport, self.moved > 0)
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut; there is nothing to add."""
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Twisted's call: this side is gone; the far one goes too, after what its buffer still holds."""
+    def connectionLost(self, reason: Failure) -> None:
+        """Twisted's call: this side is gone; the far one goes too, after what its buffer still holds.
+
+        What was cut off must not look whole there, so it ends with a reset. Who is reset behind its last word
+        has cut nothing off.
+        """
         self.lost = True
         far = self.far
         if far is None or far.lost:
             return
         self.stop_pump()
         far.stop_pump()
-        if reason.type is ConnectionDone or unsent_of(far.transport):
+        if reason.type is ConnectionDone or (self.ended and unacknowledged(far.transport)):
             far.transport.unregisterProducer()
             close(far.transport)
+        elif unsent_of(far.transport):
+            far.transport.unregisterProducer()
+            Parting(far.transport)
         else:
             getattr(far.transport, "cut", far.transport.abortConnection)()
+
+    def pauseProducing(self) -> None:
+        """The far transport's call: its buffer is full."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The far transport's call: it is not any more."""
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The far transport's call when it is lost: the `connectionLost` of its end knows what to do here."""
 
     def stop_pump(self) -> None:
         """Back to the transport's own methods, keeping the count."""
@@ -159,18 +191,20 @@ class End(Protocol):
 def join_ends(one: End, other: End, pipes: Pipes) -> None:
     """Let the bytes of two connected ends run into each other."""
     one.far, other.far = other, one
-    if is_plain(one.transport) and is_plain(other.transport):
+    if _is_pumped(one.transport) and _is_pumped(other.transport):
         one.pump = Pump(one.transport, other.transport, pipes)
         other.pump = Pump(other.transport, one.transport, pipes)
     else:
-        other.transport.registerProducer(one.transport, True)
-        one.transport.registerProducer(other.transport, True)
+        other.transport.registerProducer(one, True)
+        one.transport.registerProducer(other, True)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Downstream(End):
     """The client's end, and the relay itself: it outlives the peer's end and writes the journal."""
 
     def __init__(self, factory: RelayFactory, arrival: Arrival) -> None:
+        super().__init__()
         self._factory, self._arrival = factory, arrival
         self._started = factory.reactor.seconds()
         self._early: list[bytes] = []
@@ -202,7 +236,7 @@ class Downstream(End):
             self.transport.pauseProducing()
         self._early.append(data)
 
-    def _accepted_by(self, peer: Peer) -> IProtocol:
+    def _accepted_by(self, peer: Peer) -> Any:
         self._peer, self._dial = peer, None
         return Upstream(self)
 
@@ -235,6 +269,10 @@ class Downstream(End):
             return
         self._timer = self._factory.deadlines.after(self._factory.idle_timeout / IDLE_CHECKS, self._watch)
 
+    def ends_as(self, reason: str) -> None:
+        """Peek's call before it cuts the client off: why."""
+        self._reason = reason
+
     def _abort(self, reason: str) -> None:
         self._reason = reason
         for end in (self, self.far):
@@ -257,7 +295,7 @@ class Downstream(End):
         else:
             super().readConnectionLost()
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call: the client is gone."""
         self._reason = self._reason or _why(reason, "client")
         dial, self._dial = self._dial, None
@@ -298,17 +336,19 @@ class Downstream(End):
             far.far = None  # or each connection would wait for the garbage collector
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Upstream(End):
     """The peer's end."""
 
     def __init__(self, downstream: Downstream) -> None:
+        super().__init__()
         self._downstream = downstream
 
     def connectionMade(self) -> None:
         """Twisted's call: the peer has accepted."""
         self._downstream.join(self)
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call: the peer is gone."""
         self._downstream.upstream_goes(reason)
         super().connectionLost(reason)
@@ -319,6 +359,14 @@ def _why(reason: Failure, side: str) -> str:
     return "closed" if reason.type is ConnectionDone else f"{side}_reset"
 
 
+def _is_pumped(transport: Any) -> bool:
+    return is_plain(transport) and not is_twisteds_tls(transport)
+
+
 def _untaken(transport: Any) -> int:
     """Bytes that the kernel has taken and not sent, because the other side has no room for them."""
     return in_kernel(transport, SIOCOUTQNSD, TIOCOUTQ)  # the second for unix sockets
+
+
+classImplements(RelayFactory, IProtocolFactory)
+classImplements(End, IHalfCloseableProtocol, IPushProducer)

@@ -13,15 +13,14 @@ from twisted.internet.task import Clock
 from rproxy.assemble_admin import MOST_LISTED, answers
 from rproxy.assemble_limits import Guards
 from rproxy.config.load import parse
-from rproxy.interfaces import Lease
-from rproxy.policy.bucket import Allowance
+from rproxy.keypair import KeyPair
 from rproxy.services.banfile import LONGEST
 from rproxy.services.connections import Connections
-from rproxy.services.ratelimits import RateLimiter
-from rproxy.upstream.peer import Peer
 from tests.fakes import Journal
+from tests.tlspeers import make
 
 TEXT = """
+state_directory = "state"
 listen_port_tls = 443
 max_clients = 99
 ban_list = "bans.txt"
@@ -36,29 +35,46 @@ passthrough = { upstream = [{ location = "10.0.0.7" }] }
 [l4.db]
 listen = ":5000"
 upstream = [{ location = "10.0.0.8:5432" }]
+tls = { tls_cert_path = "db.pem", tls_cert_key_path = "db.key" }
 """
 
 
 class Parts:
-    def __init__(self) -> None:
-        self._peers: dict[Any, Peer] = {}
+    """Stands for `assemble_parts.Parts`: what is in use, and no peers."""
 
-    def add(self, app: str, name: str, **state: Any) -> None:
-        peer = self._peers[app, name, 1] = Peer(name)
-        for key, value in state.items():
-            setattr(peer, key, value)
+    def __init__(self) -> None:
+        self.pairs: dict[str, tuple[KeyPair, ...]] = {}
+
+    def known(self, key: object) -> None:
+        return None
+
+    def in_use(self, name: str) -> tuple[tuple[KeyPair, ...], str] | None:
+        return (self.pairs[name], "") if name in self.pairs else None
 
 
 class L4:
     def __init__(self) -> None:
-        self.limiters: dict[str, RateLimiter] = {}
+        self.limiters: dict[str, object] = {}
+
+
+class Machine(Clock):
+    """A clock with a thread pool that does everything at once."""
+
+    def getThreadPool(self) -> Any:
+        return self
+
+    def callInThreadWithCallback(self, done: Any, call: Any, *arguments: Any) -> None:
+        done(True, call(*arguments))
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
 
 
 class Proxy:
     """Implements `assemble_admin.Served`."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock, self.connections, self.parts = Clock(), Connections(), Parts()
+        self.clock, self.connections, self.parts = Machine(), Connections(), Parts()
         self.clock.advance(1_800_000_000)
         self.config = parse(TEXT, str(folder / "x.toml"), rows=())
         self.guards = Guards(self.clock, Journal(), lambda: (), MultiService())  # type: ignore[arg-type]
@@ -67,13 +83,18 @@ class Proxy:
         self.answers = answers(self, self.clock)  # type: ignore[arg-type]
 
     def listener_kinds(self) -> dict[str, str]:
-        return {"tcp:443": "tls"}
+        return {"tcp:443": "tls", "tcp:80": "http", "tcp:5000": "l4"}
 
     def try_reload(self) -> str:
         return self.mistakes
 
     def asks(self, word: str, **rest: Any) -> Any:
         return self.answers[word](rest)
+
+    def certificates(self) -> Any:
+        told: list[Any] = []
+        self.asks("certs").addCallback(told.append)
+        return told[0]["certificates"]
 
 
 @pytest.fixture
@@ -121,6 +142,7 @@ def test_a_ban_that_cannot_be_written_holds_with_a_warning(proxy: Proxy, tmp_pat
         ("bans", {"address": "192.0.2.7"}, "'address' is nothing"),
         ("status", {"x": 1}, "'x' is nothing"),
         ("reload", {"x": 1}, "'x' is nothing"),
+        ("certs", {"x": 1}, "'x' is nothing"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_sentence(
@@ -156,43 +178,25 @@ def test_a_reload_is_done_or_not(proxy: Proxy) -> None:
     assert proxy.asks("reload") == {"error": "x.toml:1:1: no such key"}
 
 
-def test_the_status_shows_everything_that_is_counted(proxy: Proxy, tmp_path: Path) -> None:
-    proxy.parts.add("site", "10.0.0.5:80", open=3)
-    proxy.parts.add("site", "10.0.0.6:80", down_until=proxy.clock.seconds() + 5)
-    proxy.parts.add("stream", "10.0.0.7:443", healthy=False)
-    proxy.parts.add("l4.db", "10.0.0.8:5432", down_until=proxy.clock.seconds() - 5)
-    limiter = proxy.guards.limiters["apps.site.rate_limit"]
-    limiter.admit("192.0.2.7", Lease())
-    with pytest.raises(Exception, match="rate_limit"):
-        limiter.admit("192.0.2.7", Lease())
-    proxy.l4.limiters["db"] = RateLimiter(proxy.clock, "l4.db", Allowance(0, 1.0, 2))
-    proxy.guards.bans.ban("192.0.2.9")
-    proxy.guards.bans.refused = 4
+def test_the_status_is_told(proxy: Proxy) -> None:
+    """What it holds is shown in test_assemble_status."""
     status = proxy.asks("status")
-    assert status["connections"] == {"open": 0, "most": 99}
-    assert status["listeners"] == [{"name": "tcp:443", "speaks": "tls"}]
-    assert [(app["name"], app["names"], app["serves"]) for app in status["apps"]] == [
-        ("site", ["a.test", "*.b.test"], ["tls", "http"]),
-        ("stream", ["s.test"], ["passthrough"]),
-    ]
-    peers = [peer for app in [*status["apps"], *status["l4"]] for peer in app["peers"]]
-    assert [(peer["location"], peer["state"], peer["open"]) for peer in peers] == [
-        ("10.0.0.5:80", "up", 3),
-        ("10.0.0.6:80", "down", 0),
-        ("10.0.0.7:443", "unhealthy", 0),
-        ("10.0.0.8:5432", "up", 0),
-    ]
-    *limits, service = status["limits"]
-    assert (service["name"], service["max_connections"]) == ("l4.db", 2)
-    assert limits == [
-        {
-            "name": "apps.site.rate_limit",
-            "capacity": 1,
-            "fill_rate": 60.0,
-            "max_connections": 5,
-            "clients": 1,
-            "open": 1,
-            "refused": 1,
-        }
-    ]
-    assert status["bans"] == {"count": 1, "refused": 4, "file": str(tmp_path / "bans.txt")}
+    assert [app["name"] for app in status["apps"]] == ["site", "stream"]
+    assert [service["name"] for service in status["l4"]] == ["db"]
+
+
+def test_the_certificates_are_those_in_use(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.parts.pairs["l4.db"] = (make("db.test").pair(tmp_path, "db"),)
+    (tmp_path / "db.pem").unlink()
+    proxy.parts.pairs["site"] = ()
+    site, database = proxy.certificates()
+    assert (site["app"], site["listeners"], site["source"]) == ("site", ("tcp:443",), "self-signed")
+    assert (site["issuer"], site["problem"]) == (None, "there is no certificate yet")
+    assert (database["app"], database["listeners"], database["source"]) == ("l4.db", ("tcp:5000",), "files")
+    assert (database["good_for"], database["issuer"], database["served"]) == (("db.test",), "db.test", True)
+    assert database["days_left"] < 0, "by the proxy's clock, which is in 2027"
+
+
+def test_without_tls_there_are_none_and_openssl_is_not_asked(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.config = parse('listen_port = 80\nhosts.directory = "."\n', str(tmp_path / "x.toml"))
+    assert proxy.asks("certs") == {"certificates": []}

@@ -103,6 +103,7 @@ class House:
         front, ours = self.listening(), socket.socket()
         ours.connect(front.getsockname())
         theirs, place = front.accept()
+        theirs.setblocking(False)
         protocol: Any = self.factory.buildProtocol(arrival())
         transport: Any = Accepted(theirs, protocol, place, None, 0, self.loop)
         protocol.makeConnection(transport)

@@ -13,9 +13,11 @@ from rproxy.config.load import parse
 from rproxy.config.schema import Configuration
 from rproxy.downstream.mutual import Mutual
 from rproxy.downstream.service import ServiceFactory
-from rproxy.errors import Denied, StartError, UnknownName
+from rproxy.errors import Denied, NotAuthorised, StartError, TooMany, UnknownName
 from rproxy.interfaces import Arrival, Lease
 from rproxy.policy.balance import LeastConnections
+from rproxy.policy.bucket import Allowance
+from rproxy.policy.identity import Identity
 from rproxy.wire.address import Inet
 from rproxy.wire.clienthello import ClientHello
 from tests.tlspeers import make
@@ -72,7 +74,8 @@ def test_a_service_without_tls_is_the_route_of_its_listener(house: House) -> Non
     route = services.clear("tcp:25")
     assert isinstance(route, ServiceFactory)
     assert (route.app, route.idle_timeout, route.connect_timeout) == ("mail", 60.0, 2.0)
-    assert (route.limiter, route.tls, route.proxy_protocol) == (None, {}, "none")
+    assert (route.tls, route.proxy_protocol) == ({}, "none")
+    assert (route.limiter is services.limiters["mail"], route.limiter.allowance) == (True, Allowance())
     assert isinstance(route.group._balancer, LeastConnections)
 
 
@@ -126,6 +129,17 @@ def test_peers_may_be_spoken_to_in_tls(house: House) -> None:
     assert {name: how.name for name, how in services.clear("tcp:1").tls.items()} == {"db.test:1": "db.test"}
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"), [("", ()), ('alpn = ["postgresql", "x"]', (b"postgresql", b"x"))]
+)
+def test_a_peer_behind_tls_is_offered_what_the_service_speaks_and_never_http(
+    house: House, line: str, offered: tuple[bytes, ...]
+) -> None:
+    peer = 'upstream = [{ location = "db.test:1", tls = true, tls_ca_path = "ca.pem" }]'
+    services = house.start(f'[l4.a]\nlisten = ":1"\n{peer}\n{line}\n{house.tls}')
+    assert services.choose(arrival("tcp:1")).service.tls["db.test:1"].protocols == offered
+
+
 def test_a_service_has_address_lists_of_its_own(house: House) -> None:
     lists = 'allow = ["192.0.2.0/24"]\ndeny = "192.0.2.66"'
     services = house.start(house.service_of("a", lists), house.service_of("b", house.tls, lists, listen=":2"))
@@ -150,7 +164,18 @@ def test_a_reload_keeps_what_limits_know(house: House) -> None:
     assert after is before
     assert (after.open, after.allowance.max_connections) == (1, 1)
     house.reload(house.service_of("a"))
-    assert services.clear("tcp:1").limiter is None
+    assert services.clear("tcp:1").limiter.allowance == Allowance()
+
+
+def test_who_is_open_counts_for_a_limit_that_a_reload_brings(house: House) -> None:
+    services = house.start(house.service_of("a"))
+    lease = Lease()
+    services.clear("tcp:1").limiter.admit("bob", lease)
+    house.reload(house.service_of("a", LIMIT % (9, 1)))
+    with pytest.raises(TooMany):
+        services.clear("tcp:1").limiter.admit("bob", Lease())
+    lease.release()
+    services.clear("tcp:1").limiter.admit("bob", Lease())
 
 
 def test_a_reload_that_fails_changes_no_limit(house: House) -> None:
@@ -207,3 +232,45 @@ def test_a_peers_authority_that_cannot_be_read(house: House) -> None:
         house.start(
             '[l4.a]\nlisten = ":1"\nupstream = [{ location = "b:1", tls = true, tls_ca_path = "none" }]'
         )
+
+
+BOB = Identity("CN=bob@admin", ("bob@admin",), ("admin",), "bob@admin")
+
+
+def test_a_handshake_that_began_before_a_reload_is_judged_by_what_counts_after_it(house: House) -> None:
+    def service(*lines: str) -> str:
+        return house.service_of("db", 'authorized_groups = ["admin"]', *lines)
+
+    services = house.start(service(house.mutual))
+    begun = services.choose(arrival("tcp:1"))
+    begun.authorise(BOB)
+    house.reload(house.service_of("db", 'authorized_groups = ["staff"]', house.mutual))
+    with pytest.raises(NotAuthorised):
+        begun.authorise(BOB)
+    house.reload(service(house.mutual))
+    begun.authorise(BOB)
+    (house.directory / "other.pem").write_bytes(make(ca=True, number=3).pem)
+    house.reload(service(house.mutual.replace("ca.pem", "other.pem")))
+    with pytest.raises(NotAuthorised, match="authorities"):
+        begun.authorise(BOB)
+    house.reload(house.service_of("db", house.tls))
+    begun.authorise(None)
+    house.reload(house.service_of("others", house.mutual))
+    with pytest.raises(NotAuthorised, match="gone"):
+        begun.authorise(BOB)
+
+
+def test_who_began_a_handshake_without_a_certificate_needs_one_after_a_reload(house: House) -> None:
+    services = house.start(house.service_of("db", house.tls))
+    begun = services.choose(arrival("tcp:1"))
+    begun.authorise(None)
+    house.reload(house.service_of("db", house.mutual))
+    with pytest.raises(NotAuthorised):
+        begun.authorise(None)
+
+
+def test_a_reload_that_comes_to_nothing_changes_nobodys_rights(house: House) -> None:
+    services = house.start(house.service_of("db", 'authorized_groups = ["admin"]', house.mutual))
+    begun = services.choose(arrival("tcp:1"))
+    services.build(house.config(house.service_of("db", 'authorized_groups = ["staff"]', house.mutual)))
+    begun.authorise(BOB)

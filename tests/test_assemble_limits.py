@@ -44,7 +44,7 @@ class Alive:
     def __init__(self, host: str) -> None:
         self.client_host, self.aborted = host, False
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "") -> None:
         self.aborted = True
 
 

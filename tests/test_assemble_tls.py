@@ -168,16 +168,16 @@ def test_a_txacme_that_is_missing_is_told_in_one_line(world: World, monkeypatch:
 def test_places_are_named_for_every_kind_of_certificate(world: World) -> None:
     make("c.example").write(world.directory, "c")
     acme = world.config("a.example")
-    (place,) = certificate_places(acme)
+    (place,) = certificate_places(acme, ())
     assert (place.source, place.certificate) == (
         "acme",
         world.directory / "acme_registry" / "certificates" / "a.example.pem",
     )
     assert place.record == place.certificate.with_suffix(".json")
     own = world.config("b.example", tls="{ self_signed = true }")
-    assert certificate_places(own)[0].source == "self-signed"
+    assert certificate_places(own, ())[0].source == "self-signed"
     files = world.config("c.example", tls='{ tls_cert_path = "c.pem", tls_cert_key_path = "c.key" }')
-    (place,) = certificate_places(files)
+    (place,) = certificate_places(files, ())
     assert (place.source, place.certificate, place.key) == (
         "files",
         world.directory / "c.pem",
@@ -187,10 +187,42 @@ def test_places_are_named_for_every_kind_of_certificate(world: World) -> None:
     assert not (world.directory / "rproxy-state").exists()
 
 
+def test_places_of_services_are_told_with_where_they_listen(world: World) -> None:
+    make("c.example").write(world.directory, "c")
+    text = """
+        listen_port_tls = 443
+        [apps.site]
+        server_name = "a.example"
+        tls.self_signed = true
+        reverse_proxy = { location = "demo:" }
+        [l4.db]
+        listen = [":5000", ":5001"]
+        tls = { tls_cert_path = "c.pem", tls_cert_key_path = "c.key" }
+        upstream = [{ location = "10.0.0.7:1" }]
+        [l4.own]
+        listen = ":5002"
+        server_name = ["b.example"]
+        tls = { acme = true }
+        upstream = [{ location = "10.0.0.7:1" }]
+        [l4.plain]
+        listen = ":5003"
+        upstream = [{ location = "10.0.0.7:1" }]
+        [acme]
+        email = "a@example.org"
+        """
+    found = certificate_places(parse(text, str(world.directory / "rproxy.toml")), ["tcp:443"])
+    assert [(each.app, each.names, each.source, each.listeners) for each in found] == [
+        ("site", ("a.example",), "self-signed", ("tcp:443",)),
+        ("l4.db", (), "files", ("tcp:5000", "tcp:5001")),
+        ("l4.own", ("b.example",), "acme", ("tcp:5002",)),
+    ]
+    assert found[2].certificate.name == "b.example.pem"
+
+
 def test_the_place_of_a_self_signed_certificate_is_where_it_is_made(world: World) -> None:
     config = world.config("b.example", tls="{ self_signed = true }")
     world.use(config)
-    (place,) = certificate_places(config)
+    (place,) = certificate_places(config, ())
     assert place.certificate.exists()
 
 

@@ -13,41 +13,7 @@ import pytest
 
 from rproxy.command import main
 from rproxy.errors import UserError
-
-STATUS = {
-    "version": "1.0",
-    "pid": 7,
-    "connections": {"open": 3, "most": 512},
-    "listeners": [{"name": "tcp:443", "speaks": "tls"}],
-    "apps": [
-        {
-            "name": "site",
-            "names": ["a.test", "b.test"],
-            "serves": ["tls", "http"],
-            "peers": [{"location": "10.0.0.5:80", "state": "down", "open": 2, "weight": 3}],
-        }
-    ],
-    "l4": [
-        {
-            "name": "db",
-            "listen": ["tcp:5000"],
-            "peers": [{"location": "10.0.0.7:5432", "state": "up", "open": 0, "weight": 1}],
-        }
-    ],
-    "limits": [{"name": "apps.site.rate_limit", "clients": 4, "open": 2, "refused": 9}],
-    "bans": {"count": 5, "refused": 6, "file": "/etc/bans.txt"},
-}
-TEXT = """\
-rproxy 1.0, process 7
-connections: 3 of 512
-listens on tcp:443: tls
-app site: a.test, b.test (tls, http)
-    10.0.0.5:80: down, 2 open, weight 3
-l4 db: tcp:5000
-    10.0.0.7:5432: up, 0 open
-apps.site.rate_limit: 4 clients, 2 open, 9 refused
-bans: 5, 6 refused, in /etc/bans.txt
-"""
+from tests.test_command_status import STATUS, TEXT
 
 
 class Proxy:
@@ -158,6 +124,16 @@ def test_the_status_is_for_people_or_for_programs(proxy: Proxy, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == STATUS
 
 
+def test_a_proxy_of_another_version_is_told_from_one_that_is_broken(
+    proxy: Proxy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proxy.says({"version": "9.0", "pid": 7, "connections": 3})
+    with pytest.raises(UserError, match="of another version; --json"):
+        run(proxy, "status")
+    assert run(proxy, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "9.0"
+
+
 def test_a_reload_that_is_refused_ends_with_1_and_its_mistakes(
     proxy: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +180,7 @@ def test_nobody_who_answers_is_told(tmp_path: Path) -> None:
         main(["status", "--socket", "/" + "x" * 200])
 
 
-@pytest.mark.parametrize("time", ["soon", "1d", "-5", ""])
+@pytest.mark.parametrize("time", ["soon", "1d", "-5", "", "²", "1.²", "٣"])
 def test_a_time_that_is_none_is_told(proxy: Proxy, time: str) -> None:
     with pytest.raises(UserError, match="expected a duration"):
         run(proxy, "ban", "192.0.2.7", f"--for={time}")

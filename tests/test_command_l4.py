@@ -192,6 +192,7 @@ def test_a_port_that_is_taken_is_an_error_and_no_traceback(programs: Programs) -
         (["--fill-rate", "soon", "--capacity", "1"], "rproxy l4: --fill-rate: expected a duration"),
         (["--upstream", "db"], 'rproxy l4: --upstream[1]: "db" has no port'),
         (["--timeout", "x"], "rproxy l4: --timeout: expected a duration"),
+        (["--timeout", "²"], "rproxy l4: --timeout: expected a duration"),
         (["--cert", "/no/such"], "l4.l4: cannot read /no/such: No such file or directory"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import ssl
@@ -219,6 +220,19 @@ async def test_the_logger_gets_an_event_with_the_facts(stage: Stage) -> None:
 
 
 @ensureDeferred
+async def test_a_name_may_have_spaces(stage: Stage) -> None:
+    """It is one word in the line and in the field; the rest is what it always was."""
+    upstream = replace(stage.upstream, name="my db reason=closed")
+    proxy = stage.proxy(Configuration(LISTENER, upstream, logger=Logger("mine")))
+    (address,) = await proxy.listen()
+    with LogLines() as log:
+        assert b"DENIED" in await talk(address.port, "alice")
+        assert await proxy.close() is True
+    (event,) = [event for event in log.events if event["log_namespace"] == "mine"]
+    assert (event["app"], event["reason"]) == ("my\\x20db\\x20reason=closed", "not_authorised")
+
+
+@ensureDeferred
 async def test_it_takes_a_whole_configuration_too(stage: Stage) -> None:
     peer = f"{{ location = '127.0.0.1:{stage.backend.address[1]}' }}"
     text = f"[l4.plain]\nlisten = 'tcp:0:interface=127.0.0.1'\nupstream = [{peer}]"
@@ -239,6 +253,63 @@ async def test_a_port_that_is_taken_fails_with_a_sentence(stage: Stage) -> None:
     with pytest.raises(StartError, match="cannot listen on"):
         await proxy.listen()
     assert proxy.addresses == ()
+
+
+def with_admin(stage: Stage, folder: Path) -> Any:
+    """A whole configuration, with a port and an admin socket."""
+    peer = f"{{ location = '127.0.0.1:{stage.backend.address[1]}' }}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = f"[l4.plain]\nlisten = '127.0.0.1:{port}'\nupstream = [{peer}]"
+    return parse(f"admin_socket = '{folder}/admin'\n{service}", "inline"), port
+
+
+@ensureDeferred
+async def test_a_start_that_fails_half_way_leaves_nothing_open(stage: Stage, tmp_path: Path) -> None:
+    config, port = with_admin(stage, tmp_path)
+    proxy = stage.proxy(config)
+    with socket.socket(socket.AF_UNIX) as other, LogLines() as log:
+        other.bind(str(tmp_path / "admin"))
+        other.listen(1)
+        with pytest.raises(StartError, match="another proxy listens on"):
+            await proxy.listen()
+        assert is_refused(port)
+        assert proxy.addresses == ()
+    assert [event for event in log.events if "log_failure" in event] == []
+    (tmp_path / "admin").unlink()
+    assert [address.port for address in await proxy.listen()] == [port]
+
+
+@ensureDeferred
+async def test_a_configuration_that_cannot_be_used_leaves_no_file_open(stage: Stage, tmp_path: Path) -> None:
+    lines = ["listen = 'tcp:0:interface=127.0.0.1'"]
+    for name, folder in (("a", tmp_path), ("b", tmp_path / "none")):
+        lines += [f"[apps.{name}]", f"server_name = '{name}.test'", "reverse_proxy = { location = 'a:1' }"]
+        lines += [f"access_log = {{ path = '{folder}/{name}.log' }}"]
+    proxy = stage.proxy(parse("\n".join(lines), "inline"))
+    with pytest.raises(StartError, match=r"b\.log cannot be opened"):
+        await proxy.listen()
+    opened = [os.readlink(each.path) for each in os.scandir("/proc/self/fd") if each.is_symlink()]
+    assert str(tmp_path / "a.log") not in opened
+
+
+@ensureDeferred
+async def test_while_connections_end_a_successor_has_port_and_admin_socket(
+    stage: Stage, tmp_path: Path
+) -> None:
+    config, port = with_admin(stage, tmp_path)
+    proxy, successor = stage.proxy(config), stage.proxy(config)
+    await proxy.listen()
+    stage.wires += [Wire.to(("127.0.0.1", port)), await stage.backend.accept()]
+    ended = list[bool]()
+    proxy.close().addCallback(ended.append)
+    await until(lambda: is_refused(port) and not (tmp_path / "admin").exists())
+    assert [address.port for address in await successor.listen()] == [port]
+    assert ended == []
+    stage.wires[0].close()
+    stage.wires[1].close()
+    await until(lambda: ended == [True])
+    assert (tmp_path / "admin").exists(), "it is the successor's now"
 
 
 @ensureDeferred

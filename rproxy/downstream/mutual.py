@@ -8,30 +8,26 @@ line of the journal. Imports OpenSSL.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 from weakref import WeakSet
 
 from OpenSSL import SSL
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IHandshakeListener,
-    IProtocol,
-    IProtocolFactory,
-)
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadlines
 from rproxy.downstream.handshake import log_failed_handshake, reason_of
-from rproxy.downstream.peek import LINGER, LINGER_BYTES
+from rproxy.downstream.peek import LINGER
 from rproxy.downstream.service import ServiceFactory
 from rproxy.downstream.terminate import Site
 from rproxy.errors import NotAuthorised, Refusal
 from rproxy.interfaces import Arrival, arrival_of
 from rproxy.openssl import Scratch
 from rproxy.policy.identity import ClientPolicy, Identity
-from rproxy.tls import HANDSHAKE, TLSTransport
+from rproxy.tls import HANDSHAKE, ByHalves
 from rproxy.wire.sealedalert import sealed_alert
 
 log = Logger(__name__)
@@ -60,7 +56,8 @@ class Mutual:
     """Serves each connection by TLS around the service's end; `protocols` are ALPN names of what it speaks.
 
     With `clients` they have to show a certificate, in TLS 1.3 or newer, and `site` has to ask for it.
-    `prepared` are the contexts of all that serve the same sites, now and before a reload.
+    `prepared` are the contexts of all that serve the same sites, now and before a reload; `policies` are
+    those of now, by the names of services: a handshake may have begun before a reload.
     """
 
     def __init__(
@@ -72,8 +69,10 @@ class Mutual:
         deadlines: Deadlines,
         prepared: WeakSet[SSL.Context],
         *,
+        policies: Mapping[str, ClientPolicy | None] | None = None,
         handshake_timeout: float = HANDSHAKE,
     ) -> None:
+        self.policies = policies
         self.site, self.service, self.clients, self.protocols = site, service, clients, protocols
         self.deadlines, self.handshake_timeout = deadlines, handshake_timeout
         self.prepared, self.scratch = prepared, Scratch()
@@ -94,8 +93,17 @@ class Mutual:
         return cast(IProtocol, secured)
 
     def authorise(self, identity: Identity | None) -> None:
-        """Raises `NotAuthorised` for who is known and may not."""
-        if self.clients is not None and not self.clients.allows(identity):
+        """Raises `NotAuthorised` for who is known and may not, or not any more."""
+        clients, before, app = self.clients, self.clients, self.service.app
+        if self.policies is not None:
+            if app not in self.policies:
+                raise NotAuthorised("the service is gone")
+            clients = self.policies[app]
+        if clients is None:
+            return
+        if before is not None and before.authorities != clients.authorities:
+            raise NotAuthorised("verified by authorities of before a reload")
+        if not clients.allows(identity):
             raise NotAuthorised("in no group and of no name that may")
 
     def _context(self) -> SSL.Context:
@@ -122,6 +130,7 @@ class Gate:
         self._factory, self._arrival, self._facts = factory, arrival, facts
         self._started: float = factory.service.reactor.seconds()
         self.transport: Any = None
+        self._reason = ""
 
     def makeConnection(self, transport: Any) -> None:
         """TLS's call: it begins."""
@@ -151,6 +160,10 @@ class Gate:
     def left(self) -> None:
         """Nor does this."""
 
+    def ends_as(self, reason: str) -> None:
+        """Peek's call before it cuts the client off: why."""
+        self._reason = reason
+
     def drain(self) -> None:
         """The proxy stops; a handshake is not waited for."""
         self.transport.abortConnection()
@@ -164,7 +177,13 @@ class Gate:
         service = self._factory.service
         seconds = service.reactor.seconds() - self._started
         service.journal.ended(
-            self._arrival, app=service.app, peer="-", received=0, sent=0, seconds=seconds, reason=reason
+            self._arrival,
+            app=service.app,
+            peer="-",
+            received=0,
+            sent=0,
+            seconds=seconds,
+            reason=self._reason or reason,
         )
 
     def failed(self, words: str) -> None:
@@ -172,17 +191,13 @@ class Gate:
         log_failed_handshake(log, self._arrival, self._factory.site.name, self._facts.problem or words)
 
 
-class Secured(TLSTransport):
-    """A client's connection, decrypted for a protocol that may be closed by halves.
-
-    TLS's goodbye ends one direction only (RFC 8446 §6.1); the base class takes it for the end of both.
-    """
+class Secured(ByHalves):
+    """A client's connection, decrypted for the end of a service."""
 
     def __init__(self, factory: Mutual, gate: Gate, connection: SSL.Connection, facts: Facts) -> None:
         super().__init__(gate, connection, factory.deadlines, factory.handshake_timeout, factory.scratch)
         self._gate, self._facts = gate, facts
-        self._goodbye = self._refused = self._gone = False
-        self._dropped = 0
+        self._refused = self._gone = False
 
     @property
     def cipher(self) -> str:
@@ -216,36 +231,15 @@ class Secured(TLSTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """The transport's call: records, cut anywhere."""
-        if not (self._refused or self._goodbye):  # behind a goodbye OpenSSL reads nothing
+        if self._refused:
+            self._drop(data)
+        else:
             super().dataReceived(data)
-            return
-        self._dropped += len(data)
-        if self._dropped > LINGER_BYTES:
-            self.transport.abortConnection()
-
-    def readConnectionLost(self) -> None:
-        """Peek's call: the client's socket is shut, with TLS's goodbye ahead of it, or without."""
-        if self._goodbye and not self._lost and not self.disconnecting:
-            return
-        if self._done and not self._lost and not self._goodbye:
-            self.wrappedProtocol.left()
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """Peek's call once our half is shut; there is nothing to add."""
 
     def connectionLost(self, reason: Failure) -> None:
         """The transport's call, once."""
         self._gone = True
         super().connectionLost(reason)
-
-    def _end_of_bytes(self, connection: Any, count: int) -> None:
-        said_goodbye = connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN
-        if not said_goodbye or self._ended or self.disconnecting:
-            super()._end_of_bytes(connection, count)
-        elif not self._goodbye:
-            self._goodbye = True
-            self.wrappedProtocol.readConnectionLost()
 
     def _close_below(self) -> None:
         if self._done:
@@ -264,4 +258,3 @@ class Secured(TLSTransport):
 
 classImplements(Mutual, IProtocolFactory)
 classImplements(Gate, IHandshakeListener)
-classImplements(Secured, IHalfCloseableProtocol)

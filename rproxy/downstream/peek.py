@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements
@@ -120,7 +120,7 @@ class Peek:
         self._started: float = factory.reactor.seconds()
         self._deadline: Deadline | None = None
         self._become: Any = None
-        self._refused = self._in_header = False
+        self._refused, self._in_header, self._left = False, False, "client_left"
         self._discarded = 0
         self._header: ProxyHeaderReader | None = None
         self._first = b""
@@ -222,7 +222,7 @@ class Peek:
     def _read_hello(self, data: bytes) -> None:
         assert self._reader is not None
         assert self._arrival is not None
-        hello = self._reader.feed(data)
+        hello = None if self._refused else self._reader.feed(data)  # by a clear route, for the PROXY header
         if hello is None:
             return
         self._arrival = arrival = self._arrival.with_hello(hello)
@@ -271,7 +271,8 @@ class Peek:
     def readConnectionLost(self) -> None:
         """Twisted's call: the client will send no more."""
         if self._become is not None:
-            _end_of_input(self._become, self.transport)
+            half = HALF_CLOSEABLE(self._become, None)
+            (self.transport.loseConnection if half is None else half.readConnectionLost)()
         elif self._refused or self._reader is None or not self._reader.received:
             self.transport.loseConnection()
         else:
@@ -291,7 +292,7 @@ class Peek:
             if self._become is not None:
                 self._become.connectionLost(reason)
             elif not self._refused:
-                self._journal("client_left", sent=0)
+                self._journal(self._left, sent=0)
         finally:
             self._become = None
             self._lease.release()
@@ -299,13 +300,19 @@ class Peek:
 
     def drain(self) -> None:
         """The proxy stops: what this has become may end between two requests."""
-        become = getattr(self._become, "wrappedProtocol", self._become)
-        if (drain := getattr(become, "drain", None)) is not None:
-            drain()
+        self._tell("drain")
 
-    def abort(self) -> None:
-        """Cut the connection off now; the drain deadline has passed."""
+    def abort(self, reason: str = "") -> None:
+        """Cut the connection off now; `reason` is for the journal, if it is none of the client's."""
+        if reason:
+            self._left = reason
+            self._tell("ends_as", reason)
         self.transport.abortConnection()
+
+    def _tell(self, what: str, *more: str) -> None:
+        become = getattr(self._become, "wrappedProtocol", self._become)
+        if (called := getattr(become, what, None)) is not None:
+            called(*more)
 
     def _stop_clock(self) -> None:
         deadline, self._deadline = self._deadline, None
@@ -336,14 +343,6 @@ def _not_tls(refusal: NotTLS, sent_by_client: bytes) -> Refusal:
     return (
         BadProxyHeader("from an address that may not send one") if begins_header(sent_by_client) else refusal
     )
-
-
-def _end_of_input(protocol: IProtocol, transport: Any) -> None:
-    half = HALF_CLOSEABLE(protocol, None)
-    if half is None:
-        transport.loseConnection()
-    else:
-        half.readConnectionLost()
 
 
 classImplements(PeekFactory, IProtocolFactory)

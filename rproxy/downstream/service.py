@@ -8,9 +8,9 @@ client's is sent to a peer before that has been verified, so until then another 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -71,7 +71,7 @@ class ServiceFactory(RelayFactory):
         )
         self.limiter, self.tls = limiter, tls
 
-    def buildProtocol(self, addr: Any) -> IProtocol:
+    def buildProtocol(self, addr: Any) -> Any:
         """The downstream end for this arrival. Raises `TooMany` for a client that has had its share."""
         arrival = arrival_of(addr)
         if self.limiter is not None:
@@ -126,14 +126,14 @@ class ServiceEnd(Downstream):
             tried=self._tried,
         )
 
-    def _accepted_by(self, peer: Peer) -> IProtocol:
+    def _accepted_by(self, peer: Peer) -> Any:
         self._dial = None
         how = self._factory.tls.get(peer.name)
         if how is None:
             self._peer = peer
             return PeerEnd(self)
         self._unverified = VerifiedEnd(self, peer)
-        return how.wrap(self._unverified)
+        return how.wrap(cast(Any, self._unverified), by_halves=True)
 
     def verified(self, upstream: VerifiedEnd) -> None:
         """The peer is who it should be: join it."""
@@ -179,7 +179,7 @@ class ServiceEnd(Downstream):
         """The client has gone without TLS's goodbye: its last bytes may be missing, so the peer is reset."""
         self._reason = self._reason or "client_left"
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """Twisted's call: the client is gone."""
         unverified, self._unverified = self._unverified, None
         if unverified is not None:
@@ -220,7 +220,10 @@ class VerifiedEnd(Upstream):
         self._joined = True
         self._downstream.verified(self)
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def left(self) -> None:
+        """TLS's call: without goodbye; that it is lost is told next."""
+
+    def connectionLost(self, reason: Failure) -> None:
         """TLS's call: the peer is gone, or never was the one."""
         if self._joined:
             super().connectionLost(reason)

@@ -48,7 +48,10 @@ class Memory:
 
     def keep(self, rewriter: object, headers: Headers, authority: bytes, block: Block) -> None:
         """Remember `block`, unless it is large."""
-        if sum([len(value) for _, value in block.pairs]) > MAX_REMEMBERED:
+        size = 0
+        for _, value in block.pairs:
+            size += len(value)
+        if size > MAX_REMEMBERED:
             self.forget()
         else:
             self._headers, self._rewriter, self._authority = headers, rewriter, authority
@@ -69,6 +72,7 @@ class ClientFacts:
         "https",
         "memory",
         "node",
+        "noted",
         "port",
         "subject",
     )
@@ -95,6 +99,8 @@ class ClientFacts:
             self.node, is_trusted = UNKNOWN, trusted.unix
         self.https, self.port = https, port
         self.memory = Memory()
+        self.noted: object = None
+        """What the log keeps for all requests of the connection, see `services.answers`."""
         self._own: Claims | None = None
         # What was believed last, and for which fields.
         self._believed: Claims | None = None
@@ -269,9 +275,10 @@ def forwarded(claims: Claims, authority: bytes) -> bytes:
 _NO_BODY: Final = Framing.NONE
 
 # RFC 9110 §7.6.1, RFC 9113 §8.2.2: they speak of one connection. Content-Length is ours as well, since it is
-# written from what the reader understood.
+# written from what the reader understood. `Close` is no field, and reserved (RFC 9110 §18.4); it is what
+# Connection names most often, and spares a set for each connection.
 _HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
+    b"close connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
     b" transfer-encoding content-length upgrade http2-settings".split()
 )
 # `Proxy` becomes HTTP_PROXY behind CGI (httpoxy, CVE-2016-5385).

@@ -56,6 +56,12 @@ class NetworkSet:
         at = bisect_right(starts, number)
         return at > 0 and number <= ends[at - 1]
 
+    def overlaps(self, bits: int, first: int, last: int) -> bool:
+        """Whether an address from `first` to `last`, as numbers, of this family (32 or 128) is in the set."""
+        starts, ends = self._v4 if bits == _V4_BITS else self._v6
+        at = bisect_right(starts, last)
+        return at > 0 and ends[at - 1] >= first
+
     def __repr__(self) -> str:
         ranges = len(self._v4[0]) + len(self._v6[0])
         return f"<NetworkSet of {ranges} ranges{' and unix' if self.unix else ''}>"

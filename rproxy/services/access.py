@@ -1,6 +1,7 @@
 """The connection log: one line per connection, written in batches.
 
-Everything a client can choose is escaped, so that a line stays one line.
+Everything a client can choose is escaped, so that a line stays one line; so are the names in the
+configuration, in which there may be spaces, so that a line can be taken apart.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class ConnectionLog:
     ) -> None:
         """Write a connection down; the line leaves with others, soon."""
         self._batch.add(
-            f"{self._now()} client={_client(arrival.client)} name={_name(arrival)} app={app} peer={peer}"
+            f"{self._now()} client={_client(arrival.client)} name={_name(arrival)}"
+            f" app={escaped(app)} peer={escaped(peer)}"
             f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
         )
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet import tcp, unix
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -34,8 +35,8 @@ MOST: Final = 16
 PATIENCE: Final = 10.0
 """Seconds for the request to come and the answer to go."""
 
-Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""What answers one kind of request. Raises ValueError with what is wrong with it."""
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any] | Deferred[Mapping[str, Any]]]
+"""What answers one kind of request, now or later. Raises ValueError with what is wrong with it."""
 
 
 class Opened(NamedTuple):
@@ -180,7 +181,7 @@ class _Asked(Protocol):
     def __init__(self, factory: _Factory) -> None:
         self._desk = factory
         self._received = b""
-        self._answered = False
+        self._answered = self._gone = False
 
     def connectionMade(self) -> None:
         self._desk.open += 1
@@ -193,35 +194,42 @@ class _Asked(Protocol):
         line, end, _ = self._received.partition(b"\n")
         if end or len(line) > LONGEST:
             self._answered = True
-            answer = self._answer(line) if len(line) <= LONGEST else _error(f"more than {LONGEST} bytes")
+            answer = maybeDeferred(self._answer, line)
+            answer.addErrback(_told)
+            answer.addCallback(self._say)
+
+    def _answer(self, line: bytes) -> Any:
+        """What is answered, or will be; raises ValueError, or RecursionError, for what makes no sense."""
+        if len(line) > LONGEST:
+            raise ValueError(f"more than {LONGEST} bytes")
+        asked = json.loads(line)
+        if not isinstance(asked, dict):
+            raise ValueError('a request is an object: {"ask": "status"}')
+        answer = self._desk.answers.get(str(asked.pop("ask", "")))
+        if answer is None:
+            raise ValueError("ask is one of " + ", ".join(sorted(self._desk.answers)))
+        return answer(asked)
+
+    def _say(self, answer: Mapping[str, Any]) -> None:
+        if not self._gone:
             assert self.transport is not None
             self.transport.write(json.dumps(answer).encode("ascii") + b"\n")
             self.transport.loseConnection()
-
-    def _answer(self, line: bytes) -> Mapping[str, Any]:
-        try:
-            asked = json.loads(line)
-            if not isinstance(asked, dict):
-                return _error('a request is an object: {"ask": "status"}')
-            answer = self._desk.answers.get(str(asked.pop("ask", "")))
-            if answer is None:
-                return _error("ask is one of " + ", ".join(sorted(self._desk.answers)))
-            return answer(asked)
-        except (ValueError, RecursionError) as problem:  # json's are ValueErrors
-            return _error(str(problem))
-        except Exception:
-            log.failure("an admin request failed")
-            return _error("this failed, see the log of the proxy")
 
     def _give_up(self) -> None:
         assert self.transport is not None
         self.transport.abortConnection()  # type: ignore[attr-defined]
 
     def connectionLost(self, reason: Failure | None = None) -> None:
+        self._gone = True
         self._desk.open -= 1
         if self._timer.active():
             self._timer.cancel()
 
 
-def _error(text: str) -> dict[str, str]:
-    return {"error": text}
+def _told(failure: Failure) -> dict[str, str]:
+    """What is said about a request that was not done; json's mistakes are ValueErrors."""
+    if failure.check(ValueError, RecursionError):
+        return {"error": str(failure.value)}
+    log.failure("an admin request failed", failure)
+    return {"error": "this failed, see the log of the proxy"}

@@ -9,10 +9,11 @@ from random import Random
 from typing import Any
 
 from rproxy.errors import Refusal
-from rproxy.exchange import Exchange
+from rproxy.exchange import Client, Exchange
 from rproxy.policy.forwarding import ClientFacts, forwarded
 from rproxy.services.pages import Pages, request_ids
-from rproxy.services.requestlog import Client, RequestLog, Served
+from rproxy.services.requestlog import Client as Shown
+from rproxy.services.requestlog import RequestLog, Served
 from rproxy.sites import Site
 from rproxy.wire.message import Headers, Request
 
@@ -37,8 +38,10 @@ class Answers:
         status = getattr(refusal, "moved", 0) or refusal.status or 500
         return pages.render(status, refusal.reason, server.request_id(), accept)
 
-    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
-        """One line, if anybody wants it."""
+    def served(
+        self, server: Client, request: Request | None, exchange: Exchange | None, since: float, ended: float
+    ) -> None:
+        """One line, if anybody wants it, about what began at `since` and ended just now."""
         site = exchange.site if exchange is not None else None
         if self.jails is not None:
             self._count(server, request, exchange)
@@ -46,10 +49,11 @@ class Answers:
         if line is None:
             return
         if request is None or exchange is None:
-            line.served(_unread(server))
+            line.served(_unread(server, ended - since), ended)
             return
+        facts = server.facts
         visitor = _visitor(server)
-        visitor.read(request.headers, server.facts)
+        visitor.read(request.headers, facts)
         route = exchange.route
         named = route is not None and (route.requests.writes_forwarded or visitor.sends_forwarded)
         line.served(
@@ -63,7 +67,7 @@ class Answers:
                 request.version,
                 exchange.status,
                 server.sent,
-                server.ended - server.since,
+                ended - since,
                 site.app if site is not None else "-",
                 exchange.reason,
                 exchange.peer_name,
@@ -73,12 +77,13 @@ class Answers:
                 visitor.agent,
                 visitor.referer,
                 visitor.forwarded_for,
-                forwarded(server.facts.claims(request.headers), request.authority) if named else b"",
-                server.facts.subject,
-            )
+                forwarded(facts.claims(request.headers), request.authority) if named else b"",
+                facts.subject,
+            ),
+            ended,
         )
 
-    def _count(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
+    def _count(self, server: Client, request: Request | None, exchange: Exchange | None) -> None:
         if request is None or exchange is None:
             self.jails.request(server.facts, None, server.status, server.reason, "-")
             return
@@ -91,7 +96,7 @@ class Visitor:
 
     __slots__ = ("_headers", "agent", "client", "forwarded_for", "referer", "sends_forwarded", "tls")
 
-    def __init__(self, client: Client, tls: str) -> None:
+    def __init__(self, client: Shown, tls: str) -> None:
         self.client, self.tls = client, tls
         self._headers: Headers | None = None
         self.agent = self.referer = self.forwarded_for = b""
@@ -106,15 +111,15 @@ class Visitor:
             self.sends_forwarded = b"forwarded" in headers.names
 
 
-def _visitor(server: Any) -> Visitor:
-    known = server.noted
+def _visitor(server: Client) -> Visitor:
+    known = server.facts.noted
     if isinstance(known, Visitor):
         return known
-    server.noted = visitor = Visitor(Client(server.arrival.client), server.tls_version)
+    server.facts.noted = visitor = Visitor(Shown(server.arrival.client), server.tls_version)
     return visitor
 
 
-def _unread(server: Any) -> Served:
+def _unread(server: Client, seconds: float) -> Served:
     """The line of something that never became a request."""
     return Served(
         server.request_id(),
@@ -126,7 +131,7 @@ def _unread(server: Any) -> Served:
         0,
         server.status,
         server.sent,
-        server.ended - server.since,
+        seconds,
         "-",
         server.reason,
         tls=server.tls_version,

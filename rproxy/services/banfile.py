@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +25,16 @@ from rproxy.policy.bantable import EVER, BanTable, Network, read_network
 MOST_BYTES: Final = 64 << 20
 """A file of MOST_BANS lines with times and words has less, and a wrong file does not fill the memory."""
 MOST_BANS: Final = 500_000
-"""Bans at a time: 150 MB. Whoever has more enemies needs a firewall."""
+"""Bans at a time, without those of jails: 150 MB. Whoever has more enemies needs a firewall."""
+MOST_JAILED: Final = 50_000
+"""Bans of jails at a time, besides: 40 MB, and 15 ms for each writing of the file. Strangers decide how many
+there are, so jails have a share of their own and take nobody else's: an IPv6 /32 is 2^32 clients to ban."""
+JAILED: Final = "# jail: "
+"""How the note of a jail's ban begins; what comes back from the file counts as one, too."""
 MOST_PROBLEMS: Final = 20
 """Mistakes that are told of one file."""
+LATEST: Final = 253_402_300_799
+"""The end of the year 9999, in seconds since 1970: no later moment can be written down."""
 LONGEST: Final = 365 * 86400
 """Seconds that a ban lasts, unless it is for ever; more is a mistaken unit."""
 SLICE: Final = 500
@@ -51,17 +60,31 @@ class BanFile:
         self.table = BanTable()
         self.lines: dict[str, str] = {}
         """By the text of the network; other lines by `#` and a number."""
+        self._jailed: OrderedDict[str, None] = OrderedDict()
         self.moved = False
         """Whether the file should be written anew at once."""
 
-    def add(self, network: Network, until: float, note: str = "") -> None:
-        """Ban; a line that is there already keeps its place."""
-        self.table.add(network, until)
-        self.lines[network.text] = written(network.text, until, note)
+    def add(self, network: Network, until: float, note: str = "") -> str:
+        """Ban; a line that is there already keeps its place.
+
+        Returns what is not banned any more for it: where jails have as many as they may, their oldest.
+        """
+        return self._put(network, until, note, written(network.text, until, note))
+
+    @property
+    def jailed(self) -> int:
+        """How many bans are of jails."""
+        return len(self._jailed)
+
+    def is_full_for(self, network: Network) -> bool:
+        """Whether this would be one too many of those that are not."""
+        is_there = self.table.until(network.text) is not None and network.text not in self._jailed
+        return not is_there and len(self.table) - len(self._jailed) >= MOST_BANS
 
     def remove(self, network: Network) -> bool:
         """Lift a ban; whether there was one."""
         self.lines.pop(network.text, None)
+        self._jailed.pop(network.text, None)
         return self.table.remove(network)
 
     def expire(self, now: float) -> float:
@@ -74,6 +97,18 @@ class BanFile:
     def text(self) -> str:
         """The file as it should be."""
         return "\n".join([*self.lines.values(), ""])
+
+    def _put(self, network: Network, until: float, note: str, line: str) -> str:
+        oldest = ""
+        self._jailed.pop(network.text, None)
+        if note.startswith(JAILED):
+            if len(self._jailed) >= MOST_JAILED:
+                oldest = next(iter(self._jailed))
+                self.remove(read_network(oldest))
+            self._jailed[network.text] = None
+        self.table.add(network, until)
+        self.lines[network.text] = line
+        return oldest
 
 
 def read_lines(text: str, filename: str, now: float, into: BanFile) -> Iterator[None]:
@@ -137,12 +172,14 @@ def save_text(path: Path, text: str) -> None:
     """Put a new file in the place of the old one, whole. Raises OSError.
 
     Not synced to the disk: that can take a second, in which nobody would be served, and what is lost when
-    the power fails is the ban of a moment ago.
+    the power fails is the ban of a moment ago. The name of the new one cannot be guessed, so that in a folder
+    where others may write nobody can be in its way.
     """
     place = Path(os.path.realpath(path))  # a link stays a link
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
+    scratch = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    file = open(scratch, "x", encoding="utf-8", opener=_create)  # noqa: SIM115 (what is not ours stays)
     try:
-        with open(scratch, "w", encoding="utf-8", opener=_create) as file:
+        with file:
             try:
                 os.fchmod(file.fileno(), place.stat().st_mode & 0o777)
             except FileNotFoundError:
@@ -162,11 +199,10 @@ def _take(line: str, number: int, now: float, into: BanFile) -> None:
     network, until, moves, note = found
     if network.text in into.lines:
         raise ValueError(f"{network.text} stands in this file already")
-    if len(into.table) >= MOST_BANS:
+    if not note.startswith(JAILED) and into.is_full_for(network):
         raise ValueError(f"this is more than {MOST_BANS} bans: a firewall is the place for so many")
     into.moved |= moves
-    into.table.add(network, until)
-    into.lines[network.text] = written(network.text, until, note) if moves else line.rstrip()
+    into._put(network, until, note, written(network.text, until, note) if moves else line.rstrip())
 
 
 def _until(word: str, now: float) -> tuple[float, bool]:
@@ -178,9 +214,12 @@ def _until(word: str, now: float) -> tuple[float, bool]:
     if not _TIME(word):
         raise ValueError(f"{word[:40]!r} is no time: write 2026-11-21T13:00:00Z, or a number of seconds")
     try:
-        return datetime.fromisoformat(word).timestamp(), False
+        end = datetime.fromisoformat(word).timestamp()
     except ValueError:
         raise ValueError(f"{word!r} is no moment that there is") from None
+    if not 0 <= end <= LATEST:
+        raise ValueError(f"{word!r} is not in the years 1970 to 9999; a ban without a time has no end")
+    return end, False
 
 
 def _shown(line: str) -> str:
@@ -193,7 +232,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _create(path: str, flags: int) -> int:
-    """Not through a link that somebody has put there; readable for all, as logs say the same."""
+    """Readable for all, as logs say the same; "x" takes no file and follows no link that is there already."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 

@@ -1,8 +1,9 @@
 """Who is banned now: asked by gates, changed over the admin socket, by jails, and by whoever edits the file.
 
 Bans hold from the moment they are made. The file follows: at once for those made by hand, within a
-second for those that jails make. What somebody else has written there in the meantime is read first
-and kept. A file that cannot be read or written is logged; bans then live in memory until it can.
+second for those that jails make, or ten where it is very long. What somebody else has written there in
+the meantime is read first and kept. A file that cannot be read or written is logged; bans then live in
+memory until it can.
 """
 
 from __future__ import annotations
@@ -16,17 +17,33 @@ from twisted.logger import Logger
 
 from rproxy.errors import ConfigError
 from rproxy.policy.bantable import EVER, Network, read_network
-from rproxy.services.banfile import MOST_BANS, BanFile, load_text, read_lines, save_text, written
+from rproxy.services.banfile import (
+    JAILED,
+    MOST_BANS,
+    MOST_JAILED,
+    BanFile,
+    load_text,
+    read_lines,
+    save_text,
+    written,
+)
 from rproxy.services.reload import Fingerprint, Watch, fingerprint
 
 log = Logger()
 
 SAVE_EVERY: Final = 1.0
-"""Seconds between two writings of the file: a jail under attack makes many bans."""
+"""Seconds between two writings of the file, at least: a jail under attack makes many bans."""
+REST: Final = 100
+"""How many times longer nothing is written than a writing took, so that strangers take a hundredth of our
+time: half a million bans made by hand take a tenth of a second."""
 TRY_AGAIN: Final = 10.0
 """Seconds until a file that could not be written is tried again."""
 LOOK_EVERY: Final = 3600.0
 """Seconds between two looks for bans that are over, at most."""
+QUIET: Final = 10.0
+"""Seconds between two log lines about jails that are full: a flood must not become a flood of lines."""
+MOST_SAID: Final = 100
+"""Characters of a jail's name beside a ban: with all reasons it has 500, and the file fifty thousand such."""
 LOOKED_THROUGH: Final = 10_000
 """Bans that are looked through per second, which takes 3 ms. Of more, networks are banned a little longer."""
 
@@ -53,15 +70,21 @@ class Bans(MultiService):
         self._watch: Watch | None = None
         self._unsaved: dict[str, tuple[Network, float | None, str]] = {}
         self._reading: Iterator[None] | None = None
-        self._again = self._broken = self._full = False
+        self._again = self._broken = False
         self._save_timer: Any = None
         self._expiry_timer: Any = None
-        self._saved_at, self._next_end, self._trouble = float("-inf"), EVER, ""
+        self._save_again = self._silent_until = float("-inf")
+        self._next_end, self._trouble = EVER, ""
         self.refused = 0
         """Connections and requests that were turned away for a ban."""
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def jailed(self) -> int:
+        """How many of them jails have made."""
+        return self._file.jailed
 
     def banned(self, host: str) -> bool:
         """Whether this address is banned now; canonical text."""
@@ -85,32 +108,29 @@ class Bans(MultiService):
         `note` begins with `#`. Raises ValueError for what is no network.
         """
         network = read_network(text)
-        if len(self._table) >= MOST_BANS and self._table.until(network.text) is None:
+        if self._file.is_full_for(network):
             raise ValueError(f"there are {MOST_BANS} bans already: a firewall is the place for so many")
         until = EVER if seconds is None else self._reactor.seconds() + seconds
-        self._file.add(network, until, note)
-        self._table.settle()
-        self._unsaved[network.text] = network, until, note
-        self._look_for_ends(until)
-        self._save_soon()
-        self.enforce()
+        self._add(network, until, note)
         return written(network.text, until, note)
 
-    def ban_client(self, network: str, seconds: float, note: str) -> None:
-        """The same for a jail, which nobody can tell that the list is full."""
-        try:
-            self.ban(network, seconds, note)
-        except ValueError as problem:
-            if not self._full:
-                log.error("no more bans: {why}", why=str(problem))
-            self._full = True
+    def ban_client(self, network: str, seconds: float, jail: str) -> None:
+        """The same for the jail of this name: where jails have as many as they may, their oldest ban ends."""
+        until = self._reactor.seconds() + seconds
+        oldest = self._add(read_network(network), until, JAILED + jail[:MOST_SAID])
+        self._unsaved.pop(oldest, None)
+        now = self._reactor.seconds()
+        if oldest and now >= self._silent_until:
+            self._silent_until = now + QUIET
+            log.warn(
+                "jails have banned {most}, and with each one more their oldest ban ends", most=MOST_JAILED
+            )
 
     def unban(self, text: str) -> bool:
         """Lift the ban on exactly this; whether there was one. Raises ValueError for what is no network."""
         network = read_network(text)
         if not self._file.remove(network):
             return False
-        self._full = False
         self._table.settle()
         if self._path is None:
             self._unsaved.pop(network.text, None)
@@ -158,9 +178,18 @@ class Bans(MultiService):
         self._stop_timer("_expiry_timer")
         return super().stopService()
 
+    def _add(self, network: Network, until: float, note: str) -> str:
+        oldest = self._file.add(network, until, note)
+        self._table.settle()
+        self._unsaved[network.text] = network, until, note
+        self._look_for_ends(until)
+        self._save_soon()
+        self.enforce()
+        return oldest
+
     def _save_soon(self, at_least: float = 0.0) -> None:
         if self._path is not None and self._save_timer is None:
-            wait = self._saved_at + SAVE_EVERY - self._reactor.seconds()
+            wait = self._save_again - self._reactor.seconds()
             self._save_timer = self._reactor.callLater(min(max(wait, at_least), TRY_AGAIN), self._save)
 
     def _save(self) -> None:
@@ -172,18 +201,24 @@ class Bans(MultiService):
             self._reread()
         if self._reading is not None or self._broken:  # it is written once it has been read
             return
-        self._saved_at, self._trouble = self._reactor.seconds(), ""
-        try:
-            save_text(path, self._file.text())
-        except OSError as problem:
-            self._trouble = f"{path} cannot be written: {problem.strerror}; a restart forgets this"
-            log.error("{trouble}", trouble=self._trouble)
+        if not self._write(path):
             self._save_soon(TRY_AGAIN)
             return
         self._unsaved.clear()
         self._seen = fingerprint(path)
         if self._watch is not None:
             self._watch.noted()
+
+    def _write(self, path: Path) -> bool:
+        began, self._trouble = self._reactor.seconds(), ""
+        try:
+            save_text(path, self._file.text())
+        except OSError as problem:
+            self._trouble = f"{path} cannot be written: {problem.strerror}; a restart forgets this"
+            log.error("{trouble}", trouble=self._trouble)
+        now = self._reactor.seconds()
+        self._save_again = now + max(SAVE_EVERY, REST * (now - began))
+        return not self._trouble
 
     def _reread(self) -> None:
         """Somebody has written the file: read it, a slice at a time, and go by it if it is sound."""
@@ -233,7 +268,7 @@ class Bans(MultiService):
             else:
                 file.add(network, until, note)
         file.table.settle()
-        self._file, self._table, self._full = file, file.table, False
+        self._file, self._table = file, file.table
         if self._unsaved or file.moved:
             self._save_soon()
         self._end_bans()

@@ -1,32 +1,42 @@
-"""What `rproxy certs` prints: every certificate, from the files on disk. Nothing is asked of a running proxy.
+"""What `rproxy certs` prints: every certificate, as it is in use or, where no proxy runs, as it is on disk.
 
-`assemble_tls.certificate_places` says where to look; `command` prints.
+`assemble_tls.certificate_places` says where to look; `assemble_admin` tells, `command_certs` prints.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from rproxy.keypair import KeyPair, load_pair
 from rproxy.services.acme_registry import read_budget, read_record
-from rproxy.services.acme_schedule import Life
+from rproxy.services.acme_schedule import Budget, Life, Record
 from rproxy.services.localca import RENEW_AFTER
+
+WIDTH: Final = 100
+"""Columns of the text; what has no spaces may be longer."""
+DAY: Final = 86400
+NONE_YET: Final = "there is no certificate yet"
+
+InUse = Callable[[str], tuple[Sequence[KeyPair], str] | None]
+"""What the clients of an app are shown, and why a newer one is not used; None where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the certificate of an app is to be found."""
+    """Where the certificate of an app, or of `l4.<name>`, is to be found."""
 
     app: str
     names: tuple[str, ...]
+    """What it serves; empty for a service that takes any name."""
     source: str
     """"files", "self-signed" or "acme"."""
     certificate: Path
@@ -35,6 +45,8 @@ class Place:
     """What ACME remembers of it."""
     budget: Path | None = None
     """The failures of the last hour."""
+    listeners: tuple[str, ...] = ()
+    """Where clients are shown it, as endpoint strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +64,21 @@ class Row:
     """None: nobody here renews it."""
     problems: tuple[str, ...]
     """The last problem with getting the next one, and what is wrong with the one there is; sentences."""
+    good_for: tuple[str, ...] = ()
+    """The names in the certificate."""
+    listeners: tuple[str, ...] = ()
+    served: bool = False
+    """Whether a running proxy has said so; else it is what the files hold."""
 
 
-def report(places: Sequence[Place], now: datetime) -> list[Row]:
+def report(places: Sequence[Place], now: datetime, in_use: InUse = lambda app: None) -> list[Row]:
     """A row for each place."""
-    return [_row(place, now) for place in places]
+    paths = {place.budget for place in places if place.budget is not None}
+    budgets = {path: read_budget(path) for path in paths}  # of all certificates: read once
+    return [
+        _row(place, now, in_use(place.app), budgets[place.budget] if place.budget is not None else None)
+        for place in places
+    ]
 
 
 def as_text(rows: Sequence[Row], now: datetime) -> str:
@@ -64,32 +86,76 @@ def as_text(rows: Sequence[Row], now: datetime) -> str:
     return "\n".join(_paragraph(row, now) for row in rows)
 
 
-def as_json(rows: Sequence[Row]) -> str:
-    """For a program: a list of objects, moments as in RFC 3339, null for what there is not."""
-    return json.dumps([_object(row) for row in rows], indent=2) + "\n"
+def as_objects(rows: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
+    """For a program: moments as in RFC 3339, null for what there is not."""
+    return [_object(row, now) for row in rows]
 
 
-def _row(place: Place, now: datetime) -> Row:
-    pair, problems = None, []
-    if place.source == "files" or place.certificate.exists():
-        try:
-            pair = load_pair(place.certificate, place.key)
-            problems = _problems(pair, place, now)
-        except ValueError as problem:
-            problems = [str(problem)]
-    else:
-        problems = ["there is no certificate yet"]
-    told = _told(place)
+def json_of(objects: Sequence[Mapping[str, Any]]) -> str:
+    """These as text."""
+    return json.dumps(objects, indent=2) + "\n"
+
+
+def rows_of(objects: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """What another process has made with `as_objects`."""
+    return [
+        Row(
+            each["app"],
+            tuple(each["names"]),
+            each["source"],
+            each["authority"] or "",
+            each["issuer"] or "",
+            _read_moment(each["not_after"]),
+            _read_moment(each["next_attempt"]),
+            (each["problem"],) if each["problem"] else (),
+            tuple(each["good_for"]),
+            tuple(each["listeners"]),
+            each["served"],
+        )
+        for each in objects
+    ]
+
+
+def _row(
+    place: Place, now: datetime, used: tuple[Sequence[KeyPair], str] | None, budget: Budget | None
+) -> Row:
+    pair, problems = _on_disk(place, now) if used is None else _in_memory(place, now, *used)
+    record = None if place.record is None else read_record(place.record)
+    told = _told(record)
     return Row(
         place.app,
         place.names,
         place.source,
-        read_record(place.record).authority if place.record is not None else "",
+        record.authority if record is not None else "",
         _issuer(pair.leaf) if pair is not None else "",
         pair.leaf.not_valid_after_utc if pair is not None else None,
-        _next_attempt(place, pair, now),
+        _next_attempt(place, pair, now, record, budget),
         (*([told] if told else []), *problems),
+        pair.names if pair is not None else (),
+        place.listeners,
+        used is not None,
     )
+
+
+def _on_disk(place: Place, now: datetime) -> tuple[KeyPair | None, list[str]]:
+    """The certificate, if it can be read, and what is wrong with it."""
+    if place.source != "files" and not place.certificate.exists():
+        return None, [NONE_YET]
+    try:
+        pair = load_pair(place.certificate, place.key)
+    except ValueError as problem:
+        return None, [str(problem)]
+    return pair, _problems(pair, place, now)
+
+
+def _in_memory(
+    place: Place, now: datetime, pairs: Sequence[KeyPair], trouble: str
+) -> tuple[KeyPair | None, list[str]]:
+    """The same for what clients are shown."""
+    if not pairs:
+        return None, [trouble or NONE_YET]
+    newer = [f"the new one is not used: {trouble}"] if trouble else []
+    return pairs[0], [*newer, *_problems(pairs[0], place, now)]
 
 
 def _problems(pair: KeyPair, place: Place, now: datetime) -> list[str]:
@@ -101,28 +167,27 @@ def _problems(pair: KeyPair, place: Place, now: datetime) -> list[str]:
     return [f"it has expired on {_moment(ends)}", *uncovered] if ends < now else uncovered
 
 
-def _told(place: Place) -> str:
+def _told(record: Record | None) -> str:
     """The last problem with an authority; none once it has signed."""
-    if place.record is None:
-        return ""
-    record = read_record(place.record)
-    if not record.problem:
+    if record is None or not record.problem:
         return ""
     return f"{_moment(datetime.fromtimestamp(record.problem_at, UTC))}: {record.problem}"
 
 
-def _next_attempt(place: Place, pair: KeyPair | None, now: datetime) -> datetime | None:
+def _next_attempt(
+    place: Place, pair: KeyPair | None, now: datetime, record: Record | None, budget: Budget | None
+) -> datetime | None:
     if place.source == "self-signed" and pair is not None:
         return max(pair.leaf.not_valid_before_utc + RENEW_AFTER, now)
-    if place.record is None or place.budget is None:
+    if record is None or budget is None:
         return None
     life, complete = None, False
     if pair is not None:
         leaf = pair.leaf
         life = Life(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
         complete = all(map(pair.covers, place.names))
-    opens = read_budget(place.budget).open_at(place.names, now.timestamp())
-    due = max(read_record(place.record).due_at(life, complete), opens, now.timestamp())
+    opens = budget.open_at(place.names, now.timestamp())
+    due = max(record.due_at(life, complete), opens, now.timestamp())
     return datetime.fromtimestamp(due, UTC)
 
 
@@ -140,15 +205,26 @@ def _issuer(leaf: x509.Certificate) -> str:
 def _paragraph(row: Row, now: datetime) -> str:
     ends, attempt = row.not_after, row.next_attempt
     facts = {
-        "names": ", ".join(row.names),
+        "names": ", ".join(row.names) or "any",
+        "good for": ", ".join(row.good_for) if set(row.good_for) != set(row.names) else "",
+        "listens on": ", ".join(row.listeners),
         "source": f"{row.source}, {row.authority}" if row.authority else row.source,
         "issuer": row.issuer or "-",
         "not after": f"{_moment(ends)}, {_distance(ends, now)}" if ends else "-",
         "next attempt": f"{_moment(attempt)}, {_distance(attempt, now)}" if attempt else "-",
-        "last problem": "\n                  ".join(row.problems) or "none",
+        "last problem": "\n".join(row.problems) or "none",
     }
-    lines = [f"    {name:12}  {value}\n" for name, value in facts.items()]
-    return f"{row.app}\n{''.join(lines)}"
+    return f"{row.app}\n" + "".join(_fact(name, value) for name, value in facts.items() if value)
+
+
+def _fact(name: str, value: str) -> str:
+    """A line, or several of the same indentation."""
+    lines = [
+        line
+        for part in value.split("\n")
+        for line in wrap(part, WIDTH - len(_MARGIN), break_long_words=False, break_on_hyphens=False)
+    ]
+    return f"    {name:12}  " + f"\n{_MARGIN}".join(lines) + "\n"
 
 
 def _moment(moment: datetime) -> str:
@@ -158,21 +234,33 @@ def _moment(moment: datetime) -> str:
 def _distance(moment: datetime, now: datetime) -> str:
     """How far away, in the largest unit that there is more than one of."""
     seconds = (moment - now).total_seconds()
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for unit, size in (("days", DAY), ("hours", 3600), ("minutes", 60)):
         if abs(seconds) >= 2 * size:
             count = int(abs(seconds) // size)
             return f"in {count} {unit}" if seconds > 0 else f"{count} {unit} ago"
     return "now"
 
 
-def _object(row: Row) -> dict[str, Any]:
+def _object(row: Row, now: datetime) -> dict[str, Any]:
+    ends = row.not_after
     return {
         "app": row.app,
+        "listeners": row.listeners,
         "names": row.names,
+        "good_for": row.good_for,
         "source": row.source,
         "authority": row.authority or None,
         "issuer": row.issuer or None,
-        "not_after": row.not_after.isoformat() if row.not_after else None,
+        "not_after": ends.isoformat() if ends else None,
+        "days_left": int((ends - now).total_seconds() // DAY) if ends else None,
         "next_attempt": row.next_attempt.isoformat() if row.next_attempt else None,
         "problem": "; ".join(row.problems) or None,
+        "served": row.served,
     }
+
+
+def _read_moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+_MARGIN: Final = " " * 18

@@ -18,8 +18,8 @@ class Alive(Protocol):
     def drain(self) -> None:
         """Begin nothing new; end as soon as what is under way is over."""
 
-    def abort(self) -> None:
-        """Cut it off; its `connectionLost` follows."""
+    def abort(self, reason: str = "") -> None:
+        """Cut it off; its `connectionLost` follows, and a line with this reason if it is a better one."""
 
 
 class Connections:

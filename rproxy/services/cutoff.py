@@ -11,6 +11,8 @@ from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
 
+from rproxy.errors import Banned
+
 log = Logger()
 
 SLICE: Final = 500
@@ -24,8 +26,8 @@ class Held(Protocol):
     def client_host(self) -> str:
         """The client's address as text, once it is known; empty where there is none."""
 
-    def abort(self) -> None:
-        """Cut it off."""
+    def abort(self, reason: str) -> None:
+        """Cut it off, and write this down."""
 
 
 class CutOff:
@@ -61,6 +63,6 @@ class CutOff:
         for connection in asked:
             host = connection.client_host
             if host and self._banned(host):
-                connection.abort()
+                connection.abort(Banned.reason)
                 cut += 1
         return cut

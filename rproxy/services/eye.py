@@ -35,6 +35,11 @@ class Eye(Generic[T]):
         self._troubled: Hashable = None
         self._told = ""
 
+    @property
+    def trouble(self) -> str:
+        """Why what is there now is not used; empty once it is, and until it has been told."""
+        return self._told
+
     def look(self) -> bool:
         """Whether there is something else in `found` now.
 

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from rproxy.errors import Banned, Refusal
 from rproxy.interfaces import Arrival
-from rproxy.policy.bantable import client_network
+from rproxy.policy.bantable import client_network, read_network
 from rproxy.policy.bucket import Allowance, Bucket, client_key, ticks
 from rproxy.policy.forwarded import UNKNOWN
 from rproxy.policy.forwarding import ClientFacts
@@ -79,6 +79,20 @@ class Jails:
         if reason in self._reasons and isinstance(client, Inet):
             self._saw(client.host.partition("%")[0], 0, reason, app)
 
+    def told(self) -> list[dict[str, Any]]:
+        """What each jail is for, and how many clients it has an eye on."""
+        return [
+            {
+                "name": terms.name,
+                "apps": sorted(terms.apps),
+                "most": terms.allowance.capacity,
+                "within": terms.allowance.capacity * terms.allowance.fill_rate,
+                "seconds": terms.seconds,
+                "clients": len(buckets),
+            }
+            for terms, buckets in self._buckets.items()
+        ]
+
     def turned_away(self, client: Address, refusal: Refusal) -> None:
         """A connection was closed at once."""
         self.connection(client, refusal.reason, "-")
@@ -96,14 +110,21 @@ class Jails:
     def _ban(self, host: str, terms: Terms) -> None:
         if self._bans.banned(host):  # what was under way when it was banned
             return
-        network = client_network(host)
+        network = self._whom(host.partition("%")[0], terms)
         log.warn(
             "{client} is banned for {seconds:g} s, by the jail for {name}",
             client=network,
             seconds=terms.seconds,
             name=terms.name,
         )
-        self._bans.ban_client(network, terms.seconds, f"# jail: {terms.name}")
+        self._bans.ban_client(network, terms.seconds, terms.name)
+
+    def _whom(self, host: str, terms: Terms) -> str:
+        """The client, in IPv6 with its /64, unless that has an address that may not be banned."""
+        network = client_network(host)
+        _, bits, first, last = read_network(network)
+        spared = any(each.overlaps(bits, first, last) for each in (*self._never, terms.ignore))
+        return host if spared else network
 
 
 class Watched:

@@ -60,9 +60,12 @@ class LineBatch:
             return
         try:
             self._sink("".join(lines).encode("ascii", "backslashreplace"))
-        except OSError as problem:  # a full disk must not cost a connection, nor a log line for each
+        except Exception as problem:  # a full disk must not cost a connection, nor a log line for each
+            why = (
+                problem.strerror if isinstance(problem, OSError) else repr(problem)
+            )  # of a program's own sink
             if not self._lost:
-                self._log.error("{title} cannot be written: {why}", title=self._title, why=problem.strerror)
+                self._log.error("{title} cannot be written: {why}", title=self._title, why=why)
             self._lost += len(lines)
         else:
             if self._lost:

@@ -11,6 +11,8 @@ as there are connections.
 
 from __future__ import annotations
 
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -59,6 +61,10 @@ class RateLimiter:
     def open(self) -> int:
         """Connections that are open now."""
         return sum(self._open.values())
+
+    def busiest(self, most: int) -> list[tuple[Key, int]]:
+        """Who has connections open, and how many; at most so many clients, those with the most first."""
+        return nlargest(most, self._open.items(), key=itemgetter(1))
 
     def admit(self, key: Key, lease: Lease) -> None:
         """Let a connection in, and count it until the lease ends, once; who is refused loses no token.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from mypy_extensions import mypyc_attr
 
@@ -142,18 +142,18 @@ class RequestLog:
     `redact` takes the values out of all query strings.
     """
 
-    def __init__(
-        self, reactor: Any, lines: LineBatch, style: LogFormat = "rpxy", *, redact: bool = False
-    ) -> None:
-        self._reactor, self._lines, self._redact = reactor, lines, redact
+    def __init__(self, lines: LineBatch, style: LogFormat = "rpxy", *, redact: bool = False) -> None:
+        self._lines, self._redact = lines, redact
         self._line, self._pattern = FORMATS[style]
         self.shows_id = style == "json"
         """Whether a line has the request's number, which is not made before it is needed."""
         self._second, self._stamp = -1, ""
 
-    def served(self, request: Served) -> None:
-        """Write a request down; the line leaves with others, soon. What is redacted, is so in `request`."""
-        now = self._reactor.seconds()
+    def served(self, request: Served, now: float) -> None:
+        """Write down a request that ended `now`; the line leaves with others, soon.
+
+        What is redacted, is so in `request`.
+        """
         second = int(now)
         if second != self._second:
             self._second, self._stamp = second, datetime.fromtimestamp(second, UTC).strftime(self._pattern)

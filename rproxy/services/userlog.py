@@ -30,6 +30,7 @@ class UserLog(ConnectionLog):
             return
         user = escaped(identity.key[:MOST_SHOWN]) or "-"
         self._batch.add(
-            f"{self._now()} client={_client(arrival.client)} user={user} name={_name(arrival)} app={app}"
-            f" peer={peer} received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
+            f"{self._now()} client={_client(arrival.client)} user={user} name={_name(arrival)}"
+            f" app={escaped(app)} peer={escaped(peer)}"
+            f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
         )

@@ -161,5 +161,6 @@ def target_of(host: str, port: int) -> Target:
     if ":" not in host:
         return socket.AF_INET, (host, port)
     address, _, zone = host.partition("%")
-    scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone) if zone else 0
+    is_number = zone.isascii() and zone.isdigit()
+    scope = int(zone) if is_number else socket.if_nametoindex(zone) if zone else 0
     return socket.AF_INET6, (address, port, 0, scope)

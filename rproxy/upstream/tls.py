@@ -24,7 +24,8 @@ from twisted.internet.interfaces import IProtocol
 from rproxy.deadlines import Deadlines
 from rproxy.errors import PeerTimeout, PeerUnreachable
 from rproxy.keypair import load_pair
-from rproxy.tls import HANDSHAKE, Scratch, TLSTransport, use_pair, words_of
+from rproxy.openssl import Scratch, use_pair, words_of
+from rproxy.tls import HANDSHAKE, ByHalves, TLSTransport
 from rproxy.wire.hostname import canonical
 
 HTTP1 = b"http/1.1"
@@ -71,13 +72,14 @@ class ClientTLS:
         """The same, for a peer that is offered these protocols."""
         return replace(self, protocols=protocols)
 
-    def wrap(self, protocol: IProtocol) -> IProtocol:
+    def wrap(self, protocol: IProtocol, *, by_halves: bool = False) -> IProtocol:
         """TLS around a client protocol, to be connected to a transport.
 
         `protocol` may write at once: nothing leaves before the peer is verified. When TLS does not
         come about its `connectionLost` gets a `PeerUnreachable` or `PeerTimeout` that says why.
+        `by_halves` is for the end of a relay: the peer's goodbye is not the end of both directions.
         """
-        peer: Any = _Peer(self, protocol)
+        peer: Any = (_RelayedPeer if by_halves else _Peer)(self, protocol)
         return cast(IProtocol, peer)
 
 
@@ -118,24 +120,50 @@ class _Peer(TLSTransport):
     """A peer's connection, decrypted for the client protocol."""
 
     def __init__(self, options: ClientTLS, protocol: IProtocol) -> None:
-        connection = SSL.Connection(options.context)
-        connection.set_connect_state()
-        connection.set_alpn_protos(list(options.protocols))
-        self._protocols = options.protocols
-        if options.name and not _is_address(options.name):
-            connection.set_tlsext_host_name(options.name.encode("ascii"))
-        self._verdict: list[str] = []
-        connection.set_app_data(self._verdict)
+        self._protocols, self._verdict = options.protocols, list[str]()
+        connection = _connection(options, self._verdict)
         super().__init__(protocol, connection, options.deadlines, options.handshake, options.scratch, True)
 
     def handshake_failed(self, words: str, error: BaseException | None) -> PeerUnreachable:
-        """What our own verification found says more than OpenSSL's "certificate verify failed"."""
-        kind = PeerTimeout if error is None else PeerUnreachable
-        if self._verdict:
-            words = self._verdict[0]
-        elif HTTP2 in self._protocols and words.endswith(NO_COMMON_ALPN):
-            words = NO_HTTP2
-        return kind(f"TLS: {words}")
+        """TLS's call."""
+        return _unreachable(self._protocols, self._verdict, words, error)
+
+
+class _RelayedPeer(ByHalves):
+    """The same for the end of a relay."""
+
+    def __init__(self, options: ClientTLS, protocol: IProtocol) -> None:
+        self._protocols, self._verdict = options.protocols, list[str]()
+        connection = _connection(options, self._verdict)
+        super().__init__(protocol, connection, options.deadlines, options.handshake, options.scratch, True)
+
+    def handshake_failed(self, words: str, error: BaseException | None) -> PeerUnreachable:
+        """TLS's call."""
+        return _unreachable(self._protocols, self._verdict, words, error)
+
+
+def _connection(options: ClientTLS, verdict: list[str]) -> SSL.Connection:
+    """`verdict` is what `_verifier` fills."""
+    connection = SSL.Connection(options.context)
+    connection.set_connect_state()
+    if options.protocols:  # an empty list is one that OpenSSL refuses
+        connection.set_alpn_protos(list(options.protocols))
+    if options.name and not _is_address(options.name):
+        connection.set_tlsext_host_name(options.name.encode("ascii"))
+    connection.set_app_data(verdict)
+    return connection
+
+
+def _unreachable(
+    protocols: Sequence[bytes], verdict: Sequence[str], words: str, error: BaseException | None
+) -> PeerUnreachable:
+    """What our own verification found says more than OpenSSL's "certificate verify failed"."""
+    kind = PeerTimeout if error is None else PeerUnreachable
+    if verdict:
+        words = verdict[0]
+    elif HTTP2 in protocols and words.endswith(NO_COMMON_ALPN):
+        words = NO_HTTP2
+    return kind(f"TLS: {words}")
 
 
 def _name(text: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import rproxy
 from rproxy.config.limits import LONGEST_SOCKET, REASONS, Rate
 from rproxy.config.load import parse
 from rproxy.config.schema import Configuration
-from rproxy.downstream import mutual
+from rproxy.downstream import handshake
 from rproxy.errors import Banned, ConfigError, Refusal
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.networks import LOOPBACK
@@ -189,8 +192,93 @@ def test_reasons_are_all_that_the_code_has() -> None:
     raised = {kind.reason for kind in _all(Refusal) if kind.__module__.startswith("rproxy.")}
     assert raised - {Refusal.reason, Banned.reason} <= set(REASONS)
     assert len(set(REASONS)) == len(REASONS)
-    assert {*mutual.TROUBLES.values(), *mutual.FAILURES.values(), "bad_certificate"} <= set(REASONS)
+    assert {*handshake.TROUBLES.values(), *handshake.FAILURES.values()} <= set(REASONS)
+    assert {handshake.BAD_CERTIFICATE, handshake.HANDSHAKE_FAILED} <= set(REASONS)
 
 
 def _all(kind: type[Refusal]) -> set[type[Refusal]]:
     return {kind}.union(*(_all(each) for each in kind.__subclasses__()))
+
+
+# -- Reasons that stand in the code as texts ----------------------------------------------------------------
+
+
+def told(sources: Iterable[str]) -> set[str]:
+    """Patterns of every text that becomes a `reason`: assigned to one, or given for a parameter so called."""
+    trees = [ast.parse(source) for source in sources]
+    places = {name: place for tree in trees for name, place in _takers(tree)}
+    found = (value for tree in trees for node in ast.walk(tree) for value in _values(node, places))
+    return {pattern for value in found for pattern in _patterns(value)}
+
+
+def _takers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Functions with a text called `reason` among their parameters, and where it stands in a call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            names = [each.arg for each in node.args.args if each.arg != "self"]
+            for each in node.args.args:
+                if each.arg == "reason" and each.annotation and ast.unparse(each.annotation) == "str":
+                    yield node.name, names.index("reason")
+
+
+def _values(node: ast.AST, places: dict[str, int]) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            pairs = zip(target.elts, node.value.elts, strict=True) if several else [(target, node.value)]  # type: ignore[attr-defined]
+            yield from (value for to, value in pairs if _name(to) in ("reason", "_reason"))
+    elif isinstance(node, ast.Call):
+        yield from (each.value for each in node.keywords if each.arg == "reason")
+        place = places.get(_name(node.func))
+        if place is not None and place < len(node.args):
+            yield node.args[place]
+    elif isinstance(node, ast.FunctionDef) and node.name in ("_why", "reason_of"):
+        yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value)
+
+
+def _name(node: ast.expr) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _patterns(value: ast.expr) -> Iterator[str]:
+    match value:
+        case ast.Constant(value=str(text)) if text:
+            yield re.escape(text)
+        case ast.JoinedStr(values=parts):
+            yield "".join(
+                re.escape(part.value) if isinstance(part, ast.Constant) else "[a-z]+" for part in parts
+            )
+        case ast.BoolOp(values=several):
+            yield from (pattern for each in several for pattern in _patterns(each))
+        case ast.IfExp(body=one, orelse=other):
+            yield from (pattern for each in (one, other) for pattern in _patterns(each))
+
+
+def unknown(patterns: set[str]) -> set[str]:
+    return {each for each in patterns if not any(re.fullmatch(each, reason) for reason in REASONS)}
+
+
+def test_reasons_that_are_written_as_texts_are_known_too() -> None:
+    house = Path(rproxy.__file__).parent
+    rooms = [
+        path for folder in ("downstream", "services", "upstream") for path in (house / folder).glob("*.py")
+    ]
+    found = told(path.read_text() for path in [*rooms, *house.glob("*.py")])
+    assert {"client_left", "idle", "closed", "[a-z]+_reset"} <= found, "or nothing is found at all"
+    assert unknown(found) <= {Banned.reason}, "who is banned already needs no other ban"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "self.reason = 'new'",
+        "self._reason = self._reason or 'new'",
+        "self.status, self.reason = 499, 'new'",
+        "journal.ended(arrival, reason='new')",
+        "def _abort(self, reason: str): ...\nself._abort('new')",
+        "def _why(reason):\n    return 'closed' if reason else 'new'",
+        "def tell(app: str, reason: str): ...\ntell('a', f'new_{x}')",
+    ],
+)
+def test_a_new_reason_would_be_noticed(code: str) -> None:
+    assert {each.partition("_")[0] for each in unknown(told([code]))} == {"new"}

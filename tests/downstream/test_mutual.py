@@ -12,6 +12,8 @@ from weakref import WeakSet
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -49,6 +51,7 @@ class End(Protocol):
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival, self.octets, self.said = arrival, b"", list[str]()
+        self.reason: type | None = None
 
     def connectionMade(self) -> None:
         self.said.append("made")
@@ -68,6 +71,7 @@ class End(Protocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.said.append("lost")
+        self.reason = reason.type
 
 
 class Service:
@@ -348,6 +352,14 @@ def test_a_stop_does_not_wait_for_a_handshake(house: House) -> None:
     assert house.lower.aborted
 
 
+def test_a_client_that_is_cut_off_in_the_middle_of_its_handshake(house: House) -> None:
+    client = house.client(bob())
+    house.secured.dataReceived(client.out())
+    house.secured.wrappedProtocol.ends_as("banned")
+    house.secured.connectionLost(Failure(ConnectionAborted()))
+    assert house.journal.end.reason == "banned"
+
+
 @pytest.mark.parametrize("how", ["eof", "lost"])
 def test_a_client_that_leaves_in_the_middle_of_its_handshake(house: House, how: str) -> None:
     client = house.client(bob())
@@ -427,6 +439,24 @@ def test_the_end_of_tcp_without_a_goodbye_is_the_end_of_both(house: House) -> No
     assert house.lower.disconnecting
     house.secured.connectionLost(Failure(ConnectionResetError()))
     assert house.service.ends[0].said == ["made", "left", "lost"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_fatal_alert_is_no_goodbye(house: House, version: ssl.TLSVersion) -> None:
+    """Else who flips a bit of what the server says could make half of what the client says look whole."""
+    house.access = None
+    client = house.client(None, minimum_version=version, maximum_version=version)
+    house.talk(client, b"the first half")
+    (end,) = house.service.ends
+    end.transport.write(b"an answer")
+    answer = bytearray(house.lower.value())
+    answer[-1] ^= 1
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
+        client.take(bytes(answer))
+    house.secured.dataReceived(client.out())
+    assert house.lower.disconnecting
+    house.secured.connectionLost(Failure(ConnectionDone()))
+    assert (end.said, end.reason) == (["made", "lost"], SSL.Error)
 
 
 def test_our_half_first_then_the_clients(house: House) -> None:

@@ -147,6 +147,7 @@ class Talk:
         self.place = place
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
+        self.theirs.setblocking(False)
         self.peek: Any = place.factory.buildProtocol(peer)
         if self.peek is not None:
             transport: Any = Accepted(self.theirs, self.peek, ("127.0.0.1", 40000), None, 0, place.loop)

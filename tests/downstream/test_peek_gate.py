@@ -149,16 +149,52 @@ def test_a_peer_that_might_send_a_header_and_does_not_is_checked_with_its_hello(
     assert place.journal.end.reason == "banned"
 
 
-def test_a_route_that_refuses_on_a_clear_port_ends_the_connection() -> None:
-    class Refusing:
-        def buildProtocol(self, arrival: Any) -> Any:
-            raise Denied("not here")
+class Refusing:
+    """A route that lets nobody in."""
 
+    def buildProtocol(self, arrival: Any) -> Any:
+        raise Denied("not here")
+
+
+def test_a_route_that_refuses_on_a_clear_port_ends_the_connection() -> None:
     place = guarded(Gate(), route=Refusing(), clear=True)  # type: ignore[arg-type]
     talk = place.connect()
     assert place.journal.end.reason == "denied"
     talk.leave()
     place.assert_empty()
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+@pytest.mark.parametrize("behind", [b"", b"SSH-2.0-x\r\n", HELLO])
+def test_whoever_is_refused_there_behind_a_header_is_refused_once(header: bytes, behind: bytes) -> None:
+    """Each line of the journal counts for a jail."""
+    place = guarded(Gate(), REQUIRED, route=Refusing(), clear=True)  # type: ignore[arg-type]
+    talk = place.connect().send(header + behind)
+    assert place.journal.end.reason == "denied"
+    assert talk.read() == b"<end>"
+    talk.leave()
+    assert len(place.journal.ends) == 1
+    place.assert_empty()
+
+
+def test_who_is_cut_off_for_a_reason_has_it_in_the_journal() -> None:
+    place = guarded(Gate())
+    talk = place.connect()
+    talk.peek.abort("banned")
+    place.loop.spin()
+    assert place.journal.end.reason == "banned"
+    place.assert_empty()
+
+
+def test_a_route_is_told_why_its_client_is_cut_off() -> None:
+    place = guarded(Gate())
+    talk = place.connect().send(HELLO)
+    told = list[str]()
+    place.route.built[0].ends_as = told.append  # type: ignore[attr-defined]
+    talk.peek.abort("banned")
+    assert told == ["banned"]
+    talk.peek.abort()
+    assert told == ["banned"], "there is nothing to tell"
 
 
 def test_the_client_s_address_is_told_once_it_is_known() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from pytest_twisted import async_yield_fixture, ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -27,12 +31,13 @@ from rproxy.policy.identity import Identity
 from rproxy.services.certificates import Site
 from rproxy.services.listeners import PatientReactor
 from rproxy.splice import Pipes
+from rproxy.tls import MOST_DROPPED
 from rproxy.upstream.peer import Group, Peer
 from rproxy.upstream.tls import ClientTLS, client_options
 from rproxy.wire.address import Inet, Unix
 from rproxy.wire.proxyheader import SSL, ProxyHeader, ProxyHeaderReader
 from tests.fakes import Backend, Journal, Wire, open_files, turn, until
-from tests.tlspeers import Inner, Inners, make
+from tests.tlspeers import Inner, Inners, TLSWire, make
 
 CLIENT, TARGET = Inet("192.0.2.7", 1234), Inet("198.51.100.1", 443)
 BOB = Identity("CN=bob@admin", ("bob@admin",), ("admin",), "bob@admin")
@@ -121,6 +126,25 @@ class Stage:
         route = Terminate(Site("peer", (pair,)), inners, (), Deadlines(self.clock))
         self._add(self._listen(route), True)
         return inners
+
+    def by_endpoint(self) -> tuple[Backend, ssl.SSLContext]:
+        """A peer that is connected to as Twisted's `tls:` endpoint does, and what it speaks TLS with."""
+        backend, context = self.by_hand()
+        self.peers.clear()
+        self.tls.clear()
+        root = trustRootFromCertificates([Certificate.loadPEM(AUTHORITY.pem)])
+        plain = TCP4ClientEndpoint(reactor, *backend.address)
+        endpoint = wrapClientTLS(optionsForClientTLS("db.example", trustRoot=root), plain)
+        self.peers.append(Peer("tls:db.example", endpoint=endpoint))
+        return backend, context
+
+    def by_hand(self) -> tuple[Backend, ssl.SSLContext]:
+        """A peer behind TLS, and what a test speaks TLS with in its place."""
+        backend = self.silent()
+        made = make("db.example", issuer=AUTHORITY, number=5)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*made.write(self.directory, "peer"))
+        return backend, context
 
     def silent(self) -> Backend:
         """A peer that accepts, and should speak TLS, and does not."""
@@ -337,6 +361,20 @@ async def test_a_client_that_leaves_without_tls_goodbye_resets_its_peer(stage: S
 
 
 @ensureDeferred
+async def test_a_client_that_is_cut_off_has_the_reason_of_that(stage: Stage) -> None:
+    """As one that is banned while it is connected."""
+    backend = stage.plain()
+    stage.serve()
+    stage.connect()
+    server = await stage.accepted(backend)
+    (end,) = stage.built
+    end.ends_as("banned")
+    end.transport.abortConnection()
+    assert await server.ends() == "reset"
+    assert (await stage.ended()).reason == "banned"
+
+
+@ensureDeferred
 async def test_a_client_that_leaves_while_a_peer_is_looked_for(stage: Stage) -> None:
     stage.peers.append(Peer("far away", endpoint=Never()))
     stage.serve()
@@ -529,3 +567,115 @@ async def test_the_header_goes_ahead_of_the_peers_tls(stage: Stage) -> None:
     assert header is not None
     assert header.source == CLIENT
     assert reader.rest[:2] == b"\x16\x03", "then a ClientHello"
+
+
+@ensureDeferred
+@pytest.mark.parametrize("tcp", ["open", "half shut"])
+async def test_a_peer_behind_tls_that_has_said_all_still_listens(stage: Stage, tcp: str) -> None:
+    """Its goodbye is the end of one direction (RFC 8446 §6.1), as the end of TCP's half is without TLS."""
+    backend, context = stage.by_hand()
+    stage.serve()
+    client = stage.connect()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() == b"" and peer.server.done)
+    peer.flush(peer.server.send(b"all I have to say") + peer.server.goodbye())
+    if tcp == "half shut":
+        peer.wire.finish()
+    assert await client.ends() == "eof"
+    assert client.got == b"all I have to say"
+    await client.send(b"more")
+    await until(lambda: peer.look() == b"more")
+    assert not peer.server.closed
+    client.finish()
+    await until(lambda: peer.look() and peer.server.closed)
+    assert (await stage.ended()).reason == "closed"
+
+
+@ensureDeferred
+async def test_a_client_that_has_said_all_still_hears_a_peer_behind_tls(stage: Stage) -> None:
+    backend, context = stage.by_hand()
+    stage.serve()
+    client = stage.connect()
+    await client.send(b"question")
+    client.finish()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() and peer.server.closed)
+    assert peer.server.got == b"question"
+    peer.flush(peer.server.send(b"answer") + peer.server.goodbye())
+    assert await client.receive(6) == b"answer"
+    assert await client.ends() == "eof"
+    assert (await stage.ended()).reason == "closed"
+
+
+@ensureDeferred
+@pytest.mark.parametrize("how", ["end of TCP", "reset"])
+async def test_a_peer_behind_tls_that_is_cut_off_does_not_look_whole(stage: Stage, how: str) -> None:
+    backend, context = stage.by_hand()
+    stage.serve()
+    client = stage.connect()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() == b"" and peer.server.done)
+    peer.flush(peer.server.send(b"half"))
+    assert await client.receive(4) == b"half"
+    if how == "end of TCP":
+        peer.wire.finish()
+    else:
+        peer.wire.reset()
+    assert await client.ends() == "reset"
+    assert (await stage.ended()).reason == "peer_reset"
+
+
+@ensureDeferred
+async def test_what_a_peer_says_behind_its_goodbye_is_not_heard_and_not_kept(stage: Stage) -> None:
+    backend, context = stage.by_hand()
+    stage.serve(idle_timeout=0)
+    client = stage.connect()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() == b"" and peer.server.done)
+    peer.flush(peer.server.goodbye())
+    assert await client.ends() == "eof"
+    with suppress(ConnectionError):
+        await peer.wire.send(bytes(2 * MOST_DROPPED))
+    assert await peer.wire.ends() == "reset"
+    assert client.got == b""
+    client.close()
+    await stage.ended()
+
+
+# -- Peers by Twisted's own TLS -----------------------------------------------------------------------------
+
+
+@ensureDeferred
+async def test_the_end_of_what_a_client_says_reaches_a_tls_endpoint_as_a_goodbye(stage: Stage) -> None:
+    """Behind the last byte; and the answer to all of it still comes back."""
+    backend, context = stage.by_endpoint()
+    stage.serve()
+    client = stage.connect()
+    await client.send(b"all" * 100_000)
+    client.finish()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() and peer.server.closed)
+    assert peer.server.got == b"all" * 100_000
+    assert peer.wire.state == "open", "TCP's half is not shut below TLS"
+    peer.flush(peer.server.send(b"the answer") + peer.server.goodbye())
+    assert await client.receive(10) == b"the answer"
+    assert await client.ends() == "eof"
+    peer.wire.close()
+    assert (await stage.ended()).reason == "closed"
+
+
+@ensureDeferred
+async def test_a_client_that_only_listens_hears_a_tls_endpoint(stage: Stage) -> None:
+    """It may have said its end before the handshake with the peer begins."""
+    backend, context = stage.by_endpoint()
+    stage.serve()
+    client = stage.connect()
+    client.finish()
+    peer = TLSWire(await stage.accepted(backend), context)
+    await until(lambda: peer.look() == b"" and peer.server.done)
+    peer.flush(peer.server.send(b"220 hello") + peer.server.goodbye())
+    assert await client.receive(9) == b"220 hello"
+    assert await client.ends() == "eof"
+    await until(lambda: peer.look() == b"" and peer.server.closed)
+    peer.wire.close()
+    assert (await stage.ended()).reason == "closed"

@@ -1,20 +1,26 @@
-"""`rproxy status`, `reload`, `ban` with a proxy that runs, and who may ask."""
+"""`rproxy status`, `certs`, `reload`, `ban` with a proxy that runs, and who may ask."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rproxy.command_admin import ask as ask_proxy
 from rproxy.errors import UserError
 from tests.e2e.conftest import Serving
+from tests.e2e.identities import Identities
+from tests.e2e.identities import echo as plain_echo
 from tests.e2e.programs import NOBODY, RPROXY, Programs, free_port, run, until
 from tests.e2e.streams import Backend, ask, call, echo, exactly, saying
+from tests.tlspeers import days, make
 
 
 def app(backend: Backend, more: str = "") -> str:
@@ -41,15 +47,99 @@ def test_the_status_tells_what_is_open_and_who_is_down(
         status = json.loads(done.stdout)
         text = run([*RPROXY, "status", "--socket", short_path / "s"]).stdout
     assert status["pid"] == proxy.pid
-    assert status["connections"] == {"open": 1, "most": 512}
+    assert status["connections"] == {"open": 1, "most": 512, "most_per_client": None}
     assert [each["speaks"] for each in status["listeners"]] == ["tls"]
     (one,) = status["apps"]
     assert (one["name"], one["names"], one["serves"]) == ("a", ["a.test"], ["passthrough"])
     assert [(peer["state"], peer["open"]) for peer in one["peers"]] == [("down", 0), ("up", 1)]
     (found,) = status["limits"]
     assert (found["name"], found["open"], found["clients"]) == ("apps.a.rate_limit", 1, 1)
-    assert f"    127.0.0.1:{dead}: down, 0 open\n" in text
+    assert re.search(rf"^    passthrough  127\.0\.0\.1:{dead} +down  0 open$", text, re.MULTILINE)
     assert "connections: 1 of 512\n" in text
+
+
+def test_the_status_tells_of_every_kind_of_route(
+    programs: Programs, serving: Serving, short_path: Path, tmp_path: Path
+) -> None:
+    """HTTP and streams of one app, the hosts folder, a service and who is connected to it."""
+    backend, dead, identities = serving(plain_echo), free_port(), Identities(tmp_path / "identities")
+    port = free_port()
+    proxy = programs.rproxy(
+        admin(short_path)
+        + f'hosts = {{ directory = "{short_path}" }}\n'
+        + f'listen = "tcp:{free_port()}:interface=127.0.0.1"\n'
+        + f'[apps.a]\nserver_name = "a.test"\npassthrough = {{ upstream = [{backend.location}] }}\n'
+        + f'reverse_proxy = [{{ path = "/x", upstream = [{{ location = "127.0.0.1:{dead}" }}],'
+        + ' health_check = { interval = "1s", timeout = "500ms", unhealthy_threshold = 1 } }]\n'
+        + f'[l4.db]\nlisten = "127.0.0.1:{port}"\nupstream = [{backend.location}]\n{identities.tls}'
+    )
+
+    def told() -> Any:
+        return json.loads(run([*RPROXY, "status", "--json", "--socket", short_path / "s"]).stdout)
+
+    with identities.connect(port, "bob") as one, identities.connect(port, "bob") as two:
+        for stream in (one, two):
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+        until(lambda: told()["apps"][0]["peers"][1]["state"] == "unhealthy", "the health check")
+        status = told()
+        text = run([*RPROXY, "status", "--socket", short_path / "s"]).stdout
+    assert sorted(each["speaks"] for each in status["listeners"]) == ["http", "l4", "tls"]
+    assert status["hosts"] == {"directory": str(short_path), "hashed": False}
+    (database,) = status["l4"]
+    assert database["clients"] == [{"client": "bob@admin", "open": 2}]
+    assert (database["open"], database["peers"][0]["open"], database["peers"][0]["state"]) == (2, 2, "up")
+    assert [peer["for"] for peer in status["apps"][0]["peers"]] == ["passthrough", "/x"]
+    assert "l4 db: client certificates, 2 open\n" in text
+    assert "    client  bob@admin  2 open\n" in text
+    assert f"hosts folder {short_path}\n" in text
+    until(lambda: len(proxy.ends()) == 2, "both ends")
+    assert told()["l4"][0]["clients"] == []
+
+
+def test_the_certificates_are_those_that_are_served(
+    programs: Programs, serving: Serving, short_path: Path, tmp_path: Path
+) -> None:
+    """Of apps and of services; what stands in the files by now is another question."""
+    identities, backend, port = Identities(tmp_path / "identities"), serving(echo), free_port()
+    proxy = programs.rproxy(
+        f'{admin(short_path)}state_directory = "{tmp_path}/state"\n'
+        + '[apps.site]\nserver_name = "a.test"\ntls = { self_signed = true }\n'
+        + 'reverse_proxy = { location = "demo:" }\n'
+        + f'[l4.db]\nlisten = "127.0.0.1:{port}"\nupstream = [{backend.location}]\n{identities.tls}'
+    )
+    make("other.test", ends=days(5)).write(
+        tmp_path / "identities", "server"
+    )  # is looked at every five seconds
+
+    def told(*words: str) -> Any:
+        return json.loads(run([*RPROXY, "certs", "--json", "-c", proxy.config, *words]).stdout)
+
+    site, database = told()
+    assert (site["app"], site["source"], site["names"]) == ("site", "self-signed", ["a.test"])
+    assert site["listeners"] == [f"tcp:{proxy.port}:interface=127.0.0.1"]
+    assert (database["app"], database["source"]) == ("l4.db", "files")
+    assert database["listeners"] == [f"tcp:{port}:interface=127.0.0.1"]
+    with identities.connect(port) as stream:
+        shown = stream.getpeercert()
+    assert shown is not None
+    ends = datetime.strptime(str(shown["notAfter"]), "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
+    assert datetime.fromisoformat(database["not_after"]) == ends
+    assert set(database["good_for"]) == {"localhost", "a.test", "b.test", "127.0.0.1"}
+    assert (database["served"], database["days_left"] > 20) == (True, True)
+    (_, written) = told("--files")
+    assert (written["good_for"], written["served"], written["days_left"] <= 5) == (
+        ["other.test"],
+        False,
+        True,
+    )
+    text = run([*RPROXY, "certs", "--socket", short_path / "s"]).stdout
+    assert "l4.db\n    names         any\n    good for      " in text
+    proxy.signal(signal.SIGTERM)
+    proxy.ended()
+    done = run([*RPROXY, "certs", proxy.config])
+    assert (done.returncode, "these are the files" in done.stderr) == (0, True)
+    assert "good for      other.test\n" in done.stdout
 
 
 def test_a_reload_is_done_or_told_why_not(programs: Programs, serving: Serving, short_path: Path) -> None:

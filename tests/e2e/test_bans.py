@@ -12,6 +12,7 @@ import pytest
 from rproxy.wire.address import Inet
 from rproxy.wire.proxyheader import encode_v2
 from tests.e2e.conftest import Peer, Serving
+from tests.e2e.identities import Identities
 from tests.e2e.peers import nginx
 from tests.e2e.programs import RPROXY, Programs, Proxy, free_port, run, until
 from tests.e2e.streams import Backend, all_of, ask, call, client_hello, connect, echo, exactly, saying
@@ -60,6 +61,7 @@ def test_a_ban_closes_the_door_and_the_connections_that_live(
     with call(proxy.port, "a.test", b"again", BAD) as bad:
         assert exactly(bad, 5) == b"again"
     assert "1 connections of banned clients were closed" in proxy.log
+    until(lambda: [end["reason"] for end in proxy.ends()].count("banned") == 1, "the reason in the log")
 
 
 def test_a_ban_for_a_time_ends_by_itself(programs: Programs, serving: Serving, short_path: Path) -> None:
@@ -215,6 +217,41 @@ def test_a_jail_bans_who_knocks_at_wrong_doors(
             assert all_of(stream)
     until(lambda: ask(proxy.port, "a.test", source=BAD) == b"", "the ban")
     assert ask(proxy.port, "a.test") == b"hello"
+
+
+def test_a_jail_bans_who_comes_to_an_app_without_its_certificate(
+    programs: Programs, short_path: Path, tmp_path: Path
+) -> None:
+    """The journal has a line for each handshake that failed, with the reason that TCP services have."""
+    identities = Identities(tmp_path / "identities")
+    site = f'[apps.site]\nserver_name = "a.test"\n{identities.tls}reverse_proxy = {{ location = "demo:" }}\n'
+    jail = JAIL.format("reason certificate_required,unknown_ca")
+    proxy = programs.rproxy(files(short_path) + site + jail)
+
+    def knock(file: str | None, source: str = BAD) -> str:
+        context = identities.context(file)
+        try:
+            with context.wrap_socket(connect(proxy.port, source), server_hostname="a.test") as stream:
+                stream.sendall(b"GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
+                return stream.recv(12).decode()
+        except OSError as problem:
+            return str(problem)
+
+    for file, alert in (
+        (None, "REQUIRED"),
+        ("expired", "EXPIRED"),
+        ("stranger", "UNKNOWN"),
+        (None, "REQUIRED"),
+    ):
+        assert alert in knock(file).upper()
+    assert knock("bob") == "HTTP/1.1 200", "one of the four is none that the jail counts"
+    knock("stranger")
+    until(lambda: not knock("bob").startswith("HTTP"), "the ban")
+    assert knock("bob", "127.0.0.1") == "HTTP/1.1 200"
+    until(lambda: len(proxy.ends()) == 5, "five lines")
+    told = [(end["client"].partition(":")[0], end["app"], end["reason"]) for end in proxy.ends()]
+    reasons = ["required", "expired", "unknown_ca", "required", "unknown_ca"]
+    assert told == [(BAD, "site", r if r == "unknown_ca" else f"certificate_{r}") for r in reasons]
 
 
 def test_a_jail_comes_and_goes_with_a_reload(programs: Programs, serving: Serving, short_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import Peer, Serving
 from tests.e2e.identities import HalfClosing, Identities, Service, echo
 from tests.e2e.programs import Programs, free_port, run, until
-from tests.e2e.streams import CHUNK, all_of, connect, exactly, receive_all, send_pattern
+from tests.e2e.streams import CHUNK, all_of, connect, exactly, receive_all, reset, send_pattern
 
 MIB = 1 << 20
 
@@ -54,6 +54,68 @@ def test_the_end_of_a_stream_can_be_told_from_its_loss(
     service = Service(programs, [serving(serve)], identities.tls)
     with HalfClosing(identities, service.port) as client:
         assert client.receive_all() == (5, "goodbye")
+
+
+@pytest.mark.parametrize("size", [5, 8 * MIB])
+def test_an_answer_that_is_cut_off_does_not_look_whole(
+    programs: Programs, serving: Serving, identities: Identities, size: int
+) -> None:
+    """Neither when all of it has arrived nor when some waits for a client that is slow."""
+    ready = threading.Event()
+
+    def serve(stream: socket.socket) -> None:
+        exactly(stream, 2)
+        stream.settimeout(0.5)
+        try:
+            send_pattern(stream, size, 1)
+            stream.recv(1)
+        except TimeoutError:  # nobody takes more, or says more
+            pass
+        ready.set()
+        reset(stream)
+
+    service = Service(programs, [serving(serve)], identities.tls)
+    with HalfClosing(identities, service.port) as client:
+        client.send(b"go")
+        assert ready.wait(5)
+        try:
+            count, how = client.receive_all()
+        except ConnectionResetError:
+            count, how = 0, "cut off"
+    assert (how, count < 8 * MIB) == ("cut off", True)
+    assert service.ended()["reason"] == "peer_reset"
+
+
+@pytest.mark.parametrize("how", ["end of TCP", "reset", "fatal alert"])
+def test_what_a_client_sends_and_is_cut_off_does_not_look_whole(
+    programs: Programs, serving: Serving, identities: Identities, how: str
+) -> None:
+    """A client sends a fatal alert, too, when somebody on the way has changed what the server says."""
+    ended, heard = list[str](), threading.Event()
+
+    def serve(stream: socket.socket) -> None:
+        stream.sendall(b"welcome")
+        exactly(stream, 14)
+        heard.set()
+        try:
+            receive_all(stream)
+            ended.append("whole")
+        except ConnectionResetError:
+            ended.append("cut off")
+
+    service = Service(programs, [serving(serve)], identities.tls)
+    with HalfClosing(identities, service.port) as client:
+        client.send(b"the first half")
+        assert heard.wait(5)
+        if how == "end of TCP":
+            client.stream.shutdown(socket.SHUT_WR)
+        elif how == "reset":
+            reset(client.stream)
+        else:
+            client.complain()
+        until(lambda: ended, "the end")
+    assert ended == ["cut off"]
+    assert service.ended()["reason"] == ("client_left" if how == "end of TCP" else "client_reset")
 
 
 def test_a_service_that_nobody_serves_is_no_regular_end(

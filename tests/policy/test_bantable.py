@@ -177,6 +177,8 @@ def test_it_agrees_with_the_standard_library(networks, hosts, removed) -> None: 
     left = {str(net) for net in made} - {str(made[i]) for i in removed if i < len(made)}
     kept = [ipaddress.ip_network(text) for text in left]
     for host in [*hosts, *(net[0] for net in made), *(net[-1] for net in made)]:
+        if getattr(host, "ipv4_mapped", None) is not None:  # IPv4 to us, whatever network it ends
+            continue
         banned = any(host in net for net in kept if net.version == host.version)
         assert it.bans(as_sockets_do(host), NOW) == banned
 

@@ -171,3 +171,17 @@ def test_any_text_is_a_network_or_refused_with_that_text(text: str) -> None:
     except ValueError as refusal:
         message = str(refusal)
     assert message == "" or repr(text) in message
+
+
+NUMBERS = st.integers(0, 1 << 16)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.integers(0, 16)), max_size=5), NUMBERS, NUMBERS)
+def test_networks_overlap_when_they_have_an_address_in_common(
+    entries: list[tuple[int, int]], one: int, other: int
+) -> None:
+    networks = [ipaddress.IPv6Network((number >> size << size, 128 - size)) for number, size in entries]
+    first, last = sorted((one, other))
+    common = any(int(each[0]) <= last and int(each[-1]) >= first for each in networks)
+    assert NetworkSet(map(str, networks)).overlaps(128, first, last) == common
+    assert not NetworkSet(map(str, networks)).overlaps(32, first, last)

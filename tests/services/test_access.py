@@ -68,6 +68,14 @@ def test_the_time_moves_on() -> None:
     assert [line[:20] for line in sheet.got] == [b"1970-01-01T00:00:00Z", b"1970-01-01T00:01:01Z"]
 
 
+def test_a_name_in_the_configuration_is_one_word_too() -> None:
+    sheet = Sheet()
+    sheet.write(app="my shop reason=ok", peer="unix:/run/my shop.sock")
+    sheet.log.flush()
+    (line,) = sheet.got
+    assert b" app=my\\x20shop\\x20reason=ok peer=unix:/run/my\\x20shop.sock received=" in line
+
+
 @pytest.mark.parametrize(
     ("seen", "name"),
     [

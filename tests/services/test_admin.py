@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pytest_twisted import async_yield_fixture, ensureDeferred
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -94,6 +94,44 @@ def test_a_mistake_of_ours_is_logged_and_not_shown() -> None:
     with LogLines() as lines:
         assert Line().said(b'{"ask": "broken"}\n') == {"error": "this failed, see the log of the proxy"}
     assert "ZeroDivisionError" in str(lines.events[0]["log_failure"])
+
+
+class Later:
+    """A desk whose answer comes when the test says so."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[Mapping[str, Any]] = Deferred()
+        self.line = Line(_Factory(Clock(), {"later": lambda asked: self.answer}))
+        self.line.protocol.dataReceived(b'{"ask": "later"}\n')
+
+    @property
+    def said(self) -> bytes:
+        return self.line.transport.value()
+
+
+def test_an_answer_may_come_later() -> None:
+    later = Later()
+    assert (later.said, later.line.transport.disconnecting) == (b"", False)
+    later.answer.callback({"it": 1})
+    assert (later.said, later.line.transport.disconnecting) == (b'{"it": 1}\n', True)
+
+
+def test_one_that_comes_to_nothing_is_told_as_well() -> None:
+    later = Later()
+    later.answer.errback(ValueError("there is none"))
+    assert later.said == b'{"error": "there is none"}\n'
+    later = Later()
+    with LogLines() as lines:
+        later.answer.errback(ZeroDivisionError())
+    assert later.said == b'{"error": "this failed, see the log of the proxy"}\n'
+    assert "ZeroDivisionError" in str(lines.events[0]["log_failure"])
+
+
+def test_an_answer_for_who_has_gone_is_dropped() -> None:
+    later = Later()
+    later.line.protocol.connectionLost()
+    later.answer.callback({"it": 1})
+    assert later.said == b""
 
 
 def test_who_says_nothing_is_cut_off() -> None:

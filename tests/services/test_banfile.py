@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from time import process_time
 
@@ -77,6 +78,9 @@ def test_a_line_may_have_no_ban(line: str) -> None:
         ("192.0.2.7 2026-11-18", "is no time"),
         ("192.0.2.7 2026-11-18T10:26:50", "is no time"),
         ("192.0.2.7 2026-02-30T10:26:50Z", "no moment"),
+        ("192.0.2.7 9999-12-31T23:59:59-12:00", "1970 to 9999"),
+        ("192.0.2.7 9999-12-31T23:59:59.1Z", "1970 to 9999"),
+        ("192.0.2.7 0001-01-01T00:00:00+00:01", "1970 to 9999"),
         ("192.0.2.7 ٣", "is no time"),
         ("192.0.2.7 60 because", "behind a #"),
         ("192.0.2.7, 192.0.2.8", "no network"),
@@ -98,6 +102,13 @@ def test_any_line_is_a_ban_or_nothing_or_refused(line: str) -> None:
         assert again is not None
         assert (again.network, again.note) == (found.network, found.note)
         assert found.until <= again.until < found.until + 1 or again.until == found.until
+
+
+@pytest.mark.parametrize("word", ["9999-12-31T23:59:59Z", "1970-01-01T00:00:00Z"])
+def test_the_first_and_the_last_moment_can_be_written_down(word: str) -> None:
+    found = read_line(f"192.0.2.7 {word}", NOW)
+    assert found is not None
+    assert banfile.stamp(found.until) == word
 
 
 def test_all_mistakes_are_told_with_their_lines() -> None:
@@ -225,10 +236,45 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
         save_text(tmp_path / "nowhere" / "bans.txt", "")
 
 
-def test_a_scratch_file_is_not_written_through_somebody_s_link(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "file", "dangling"])
+def test_a_scratch_file_that_somebody_has_planted_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A link would be followed, a pipe would hold us up, and of a file somebody may keep hold."""
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "guessed")
+    victim, planted = tmp_path / "victim", tmp_path / ".bans.txt.guessed"
     victim.write_text("precious")
-    (tmp_path / f".bans.txt.{os.getpid()}").symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic links"):
+    match kind:
+        case "link":
+            planted.symlink_to(victim)
+        case "hard link":
+            planted.hardlink_to(victim)
+        case "pipe":
+            os.mkfifo(planted)
+        case "dangling":
+            planted.symlink_to(tmp_path / "nowhere")
+        case _:
+            planted.write_text("theirs")
+    with pytest.raises(FileExistsError):
         save_text(tmp_path / "bans.txt", "192.0.2.7\n")
     assert victim.read_text() == "precious"
+    assert planted.is_symlink() or planted.exists(), "it is not ours to remove"
+    assert not (tmp_path / "nowhere").exists()
+    assert not (tmp_path / "bans.txt").exists()
+
+
+def test_nobody_knows_the_name_of_the_scratch_file_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[str] = []
+    monkeypatch.setattr(os, "replace", lambda scratch, place: replaced.append(str(scratch)))
+    for _ in range(2):
+        save_text(tmp_path / "bans.txt", "192.0.2.7\n")
+    first, second = (Path(name).name for name in replaced)
+    assert first != second
+    assert min(len(first), len(second)) >= len(".bans.txt.") + 16
+
+
+def test_a_new_file_is_for_us_to_write_only(tmp_path: Path) -> None:
+    save_text(tmp_path / "bans.txt", "192.0.2.7\n")
+    assert (tmp_path / "bans.txt").stat().st_mode & 0o022 == 0

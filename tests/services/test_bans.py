@@ -12,9 +12,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from rproxy.errors import ConfigError
-from rproxy.services import bans as module
+from rproxy.services import banfile, bans
 from rproxy.services.banfile import SLICE
-from rproxy.services.bans import SAVE_EVERY, TRY_AGAIN, Bans
+from rproxy.services.bans import QUIET, SAVE_EVERY, TRY_AGAIN, Bans
 from rproxy.services.reload import LOOK_EVERY
 from tests.fakes import LogLines
 
@@ -118,18 +118,108 @@ def test_the_latest_bans_are_listed_first(world: World) -> None:
     assert world.bans.listed(2) == ["192.0.2.3", "192.0.2.2"]
 
 
-def test_a_full_list_says_so_and_a_jail_only_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BANS", 2)
+def test_a_full_list_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(banfile, "MOST_BANS", 2)
     world.bans.ban("192.0.2.1")
     world.bans.ban("192.0.2.2")
     world.bans.ban("192.0.2.2", 5.0)
-    with pytest.raises(ValueError, match="2 bans already"):
+    with pytest.raises(ValueError, match="bans already"):
         world.bans.ban("192.0.2.3")
-    with LogLines() as lines:
-        for number in range(10):
-            world.bans.ban_client(f"192.0.2.{100 + number}", 5.0, "# jail")
-    assert len(lines.events) == 1
     assert len(world.bans) == 2
+
+
+def jailed(number: int) -> str:
+    return f"2001:db8:0:{number:x}::/64"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three bans by hand, four of jails."""
+    monkeypatch.setattr(banfile, "MOST_BANS", 3)
+    monkeypatch.setattr(banfile, "MOST_JAILED", 4)
+
+
+@pytest.mark.usefixtures("few")
+def test_strangers_who_fill_the_jails_take_no_room_of_bans_by_hand(world: World) -> None:
+    world.bans.ban("192.0.2.1")
+    for number in range(50):
+        world.bans.ban_client(jailed(number), 3600.0, "status 401")
+    assert (len(world.bans), world.bans.jailed) == (5, 4)
+    for host in ("192.0.2.2", "192.0.2.3"):
+        world.bans.ban(host)
+    with pytest.raises(ValueError, match="bans already"):
+        world.bans.ban("192.0.2.4")
+    assert all(world.bans.banned(f"192.0.2.{n}") for n in (1, 2, 3))
+    world.bans.ban_client(jailed(99), 3600.0, "status 401")
+    assert world.bans.banned(jailed(99).removesuffix("/64") + "1")
+    assert all(world.bans.banned(f"192.0.2.{n}") for n in (1, 2, 3))
+
+
+@pytest.mark.usefixtures("few")
+def test_where_jails_have_their_share_the_oldest_of_their_bans_ends(world: World) -> None:
+    for number in (1, 2, 3, 4, 1, 5, 6):  # 1 is banned anew, and so younger than 4
+        world.bans.ban_client(jailed(number), 3600.0, "status 401")
+    banned = [number for number in range(10) if world.bans.banned(f"2001:db8:0:{number:x}::9")]
+    assert banned == [1, 4, 5, 6]
+    assert [line.split()[0] for line in world.bans.listed(10)] == [jailed(n) for n in (6, 5, 4, 1)]
+
+
+@pytest.mark.usefixtures("few")
+def test_full_jails_are_told_once_in_a_while(world: World) -> None:
+    with LogLines() as lines:
+        for number in range(20):
+            world.bans.ban_client(jailed(number), 3600.0, "status 401")
+        assert len(lines.events) == 1
+        world.clock.advance(QUIET)
+        for number in range(20, 40):
+            world.bans.ban_client(jailed(number), 3600.0, "status 401")
+        assert len(lines.events) == 2
+
+
+@pytest.mark.usefixtures("few")
+def test_a_ban_by_hand_is_no_jail_s_any_more_and_needs_room(world: World) -> None:
+    world.bans.ban_client(jailed(1), 3600.0, "status 401")
+    world.bans.ban(jailed(1))
+    assert world.bans.jailed == 0
+    for number in range(2, 20):
+        world.bans.ban_client(jailed(number), 3600.0, "status 401")
+    assert world.bans.banned("2001:db8:0:1::9")
+    world.bans.ban("192.0.2.1")
+    world.bans.ban("192.0.2.2")
+    with pytest.raises(ValueError, match="bans already"):
+        world.bans.ban(jailed(19))
+    assert world.bans.banned("2001:db8:0:13::9"), "it stays as it was"
+
+
+@pytest.mark.usefixtures("few")
+def test_the_shares_are_the_same_after_a_restart(world: World, tmp_path: Path) -> None:
+    world.use()
+    world.bans.ban("192.0.2.1")
+    for number in range(9):
+        world.bans.ban_client(jailed(number), 3600.0, "status 401")
+    world.bans.save()
+    assert world.text.count("# jail: status 401") == 4
+    again = Bans(world.clock)
+    again.use(again.load(world.path))
+    assert (len(again), again.jailed) == (5, 4)
+    again.ban_client(jailed(9), 3600.0, "status 401")
+    assert (len(again), again.jailed) == (5, 4)
+    assert again.banned("192.0.2.1")
+    again.stopService()
+
+
+@pytest.mark.usefixtures("few")
+def test_nothing_grows_with_what_jails_have_forgotten(world: World) -> None:
+    """Neither what is banned nor what waits to be written, which it does for ever without a file."""
+    for number in range(100):
+        world.bans.ban_client(jailed(number), 3600.0, "status 401")
+    assert len(world.bans) == len(world.bans._unsaved) == len(world.bans._file.lines) == 4
+
+
+def test_a_jail_of_a_long_name_makes_no_long_lines(world: World) -> None:
+    world.bans.ban_client("192.0.2.1", 5.0, "x" * 1000)
+    (line,) = world.bans.listed(1)
+    assert len(line) < 200
 
 
 # -- The file -----------------------------------------------------------------------------------------------
@@ -167,6 +257,31 @@ def test_a_ban_is_written_when_it_is_saved_and_else_soon(world: World) -> None:
     world.bans.unban("192.0.2.8")
     world.bans.save()
     assert world.text.endswith("# by hand\n192.0.2.9\n")
+
+
+@pytest.mark.parametrize(("takes", "rest"), [(0.001, SAVE_EVERY), (0.05, 5.0), (3.0, TRY_AGAIN)])
+def test_the_longer_a_writing_takes_the_longer_the_next_one_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch, takes: float, rest: float
+) -> None:
+    """Strangers decide how often a jail bans; the list may be long for other reasons."""
+    world.use()
+    written = list[float]()
+
+    def slow(path: Path, text: str) -> None:
+        world.clock.rightNow += takes  # type: ignore[attr-defined]
+        written.append(world.clock.seconds())
+
+    monkeypatch.setattr(bans, "save_text", slow)
+    world.bans.ban_client("192.0.2.7", 3600.0, "x")
+    world.clock.advance(SAVE_EVERY)
+    for number in range(40):
+        world.bans.ban_client(f"192.0.2.{number}", 3600.0, "x")
+        world.clock.advance(0.5)
+    assert written[1] - written[0] == pytest.approx(rest + takes, abs=0.51)
+    world.bans.ban("198.51.100.7")
+    before = len(written)
+    world.bans.save()
+    assert len(written) == before + 1, "who bans by hand does not wait"
 
 
 def test_a_stop_writes_what_is_waiting(world: World) -> None:

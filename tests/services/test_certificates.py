@@ -279,3 +279,15 @@ def test_contexts_are_frozen_by_their_first_connection(eye: Eye) -> None:
     SSL.Connection(context)
     with pytest.raises(ValueError, match="cannot be mutated"):
         context.set_timeout(1)
+
+
+def test_what_is_in_use_is_known_by_app_and_why_a_newer_one_is_not(eye: Eye, tmp_path: Path) -> None:
+    assert eye.service.in_use("app") == (eye.site.pairs, "")
+    assert eye.service.in_use("other") is None
+    (tmp_path / "a.pem").write_bytes(b"oops")
+    for _ in range(3):
+        eye.look()
+    found = eye.service.in_use("app")
+    assert found is not None
+    assert found[0][0].leaf.serial_number == OLD.certificate.serial_number
+    assert "holds no certificate" in found[1]

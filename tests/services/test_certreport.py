@@ -1,4 +1,4 @@
-"""`rproxy certs`: from the files alone, in words, whatever state they are in."""
+"""`rproxy certs`: from the files or from what is in use, in words, whatever state they are in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from rproxy.keypair import KeyPair, load_pair
 from rproxy.services.acme_schedule import MOST_FAILURES, Record
-from rproxy.services.certreport import Place, Row, as_json, as_text, report
+from rproxy.services.certreport import Place, Row, as_objects, as_text, json_of, report, rows_of
 from tests.tlspeers import days, make
 
 NOW = datetime.now(UTC)
@@ -129,20 +130,24 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes) -> None:
 def test_programs_get_json(tmp_path: Path) -> None:
     at = NOW.timestamp() + 5 * 86400
     found = row(stored(tmp_path, Record("https://ca.example/dir", renew_at=at)))
-    (told,) = json.loads(as_json([found]))
+    (told,) = json.loads(json_of(as_objects([found], NOW)))
     assert told == {
         "app": "a",
+        "listeners": [],
         "names": ["a.example"],
+        "good_for": ["a.example"],
         "source": "acme",
         "authority": "https://ca.example/dir",
         "issuer": "a.example",
         "not_after": told["not_after"],
+        "days_left": told["days_left"],
         "next_attempt": told["next_attempt"],
         "problem": None,
+        "served": False,
     }
     assert datetime.fromisoformat(told["not_after"]) == found.not_after
-    (empty,) = json.loads(as_json([row(place(tmp_path / "nothing"))]))
-    assert (empty["issuer"], empty["not_after"]) == (None, None)
+    (empty,) = as_objects([row(place(tmp_path / "nothing"))], NOW)
+    assert (empty["issuer"], empty["not_after"], empty["days_left"]) == (None, None, None)
     assert empty["problem"] == "there is no certificate yet"
 
 
@@ -163,3 +168,80 @@ def test_distances_are_in_words(tmp_path: Path, seconds: float, words: str) -> N
     ends = NOW + timedelta(seconds=seconds)
     empty = row(place(tmp_path / "nothing"))
     assert f"UTC, {words}\n" in as_text([replace(empty, not_after=ends, next_attempt=None)], NOW)
+
+
+def test_days_left_are_whole_ones_and_below_0_once_it_is_over(tmp_path: Path) -> None:
+    empty = row(place(tmp_path / "nothing"))
+    for seconds, left in ((2 * 86400 + 5, 2), (86399, 0), (-1, -1), (-86401, -2)):
+        (told,) = as_objects([replace(empty, not_after=NOW + timedelta(seconds=seconds))], NOW)
+        assert told["days_left"] == left
+
+
+# -- In use -------------------------------------------------------------------------------------------------
+
+
+def served(place: Place, *pairs: KeyPair, trouble: str = "") -> Row:
+    (only,) = report([place], NOW, lambda app: (pairs, trouble) if app == place.app else None)
+    return only
+
+
+def test_what_is_in_use_is_told_whatever_the_file_holds(tmp_path: Path) -> None:
+    made = make("a.example", ends=days(20))
+    pair = made.pair(tmp_path, "x")
+    (tmp_path / "x.pem").write_text("oops")
+    found = served(Place("f", ("a.example",), "files", tmp_path / "x.pem", tmp_path / "x.key"), pair)
+    assert found.served
+    assert found.not_after == made.certificate.not_valid_after_utc
+    assert (found.good_for, found.problems) == (("a.example",), ())
+
+
+def test_a_new_certificate_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
+    pair = make("a.example").pair(tmp_path, "x")
+    where = Place("f", ("a.example", "b.example"), "files", tmp_path / "x.pem", tmp_path / "x.key")
+    assert served(where, pair, trouble="x.pem is empty").problems == (
+        "the new one is not used: x.pem is empty",
+        "it is not good for b.example",
+    )
+    assert served(where).problems == ("there is no certificate yet",)
+    assert served(where, trouble="x.pem is empty").problems == ("x.pem is empty",)
+
+
+def test_what_acme_remembers_is_told_with_what_is_in_use(tmp_path: Path) -> None:
+    at = (NOW + timedelta(days=5)).timestamp()
+    where = stored(tmp_path, Record("https://ca.example/dir", renew_at=at, problem="no", problem_at=at))
+    found = served(where, load_pair(where.certificate, where.key))
+    assert (found.authority, found.next_attempt) == (
+        "https://ca.example/dir",
+        datetime.fromtimestamp(at, UTC),
+    )
+    assert found.problems[0].endswith(": no")
+
+
+def test_what_another_process_tells_reads_the_same(tmp_path: Path) -> None:
+    where = replace(stored(tmp_path, Record("https://ca.example/dir")), listeners=("tcp:443", "tcp:8443"))
+    found = [served(where, load_pair(where.certificate, where.key)), row(place(tmp_path / "nothing"))]
+    again = rows_of(json.loads(json_of(as_objects(found, NOW))))
+    assert again == found
+    assert as_text(again, NOW) == as_text(found, NOW)
+
+
+def test_where_it_is_served_and_what_for_stands_in_the_text(tmp_path: Path) -> None:
+    where = replace(stored(tmp_path, Record()), app="l4.db", names=(), listeners=("tcp:5000", "tcp:5001"))
+    text = as_text([row(where)], NOW)
+    assert text.startswith(
+        "l4.db\n    names         any\n    good for      a.example\n    listens on    tcp:5000, tcp:5001\n"
+    )
+    assert "good for" not in as_text([row(replace(where, names=("a.example",)))], NOW)
+    assert "listens on" not in as_text([row(replace(where, listeners=()))], NOW)
+
+
+def test_many_names_take_several_lines_of_one_indentation(tmp_path: Path) -> None:
+    names = tuple(f"a-rather-long-name-{number}.example.org" for number in range(12))
+    empty = replace(row(place(tmp_path / "nothing")), names=names, problems=("x" * 300,))
+    lines = as_text([empty], NOW).split("\n")
+    names_end = next(number for number, line in enumerate(lines) if "source" in line)
+    assert [line[:18].strip() for line in lines[1:names_end]] == ["names", *[""] * (names_end - 2)]
+    assert names_end > 3
+    assert max(map(len, lines[1:names_end])) <= 100
+    assert all(name in "".join(lines) for name in names)
+    assert "    last problem  " + "x" * 300 in lines

@@ -21,7 +21,8 @@ class Connection:
     def __init__(self, host: str) -> None:
         self.client_host, self.aborted = host, 0
 
-    def abort(self) -> None:
+    def abort(self, reason: str) -> None:
+        assert reason == "banned", "what stands in the log"
         self.aborted += 1
 
 

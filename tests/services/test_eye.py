@@ -124,3 +124,15 @@ def test_other_trouble_is_told_too_and_the_same_again_after_it_was_well(watched:
         watched.eye.look()
         watched.eye.look()
     assert watched.told == ["broken", "broken otherwise", "broken"]
+
+
+def test_what_keeps_the_new_from_being_used_is_known_until_it_is(watched: Watched) -> None:
+    assert watched.eye.trouble == ""
+    watched.files.write("broken")
+    watched.eye.look()
+    assert watched.eye.trouble == "", "it may be half written"
+    watched.eye.look()
+    assert (watched.eye.trouble, watched.eye.found) == ("broken", "first")
+    watched.files.write("second")
+    assert watched.eye.look()
+    assert watched.eye.trouble == ""

@@ -113,6 +113,25 @@ def test_an_ipv6_client_is_banned_with_all_its_addresses() -> None:
     assert not world.bans.banned("2001:db8:0:2::1")
 
 
+@pytest.mark.parametrize("spared", ["2001:db8:0:1::100", "2001:db8:0:1:8000::/65", "2001:db8::/48"])
+@pytest.mark.parametrize("how", ["ignored", "a proxy in front"])
+def test_beside_who_may_not_be_banned_it_is_the_address_alone(spared: str, how: str) -> None:
+    networks = NetworkSet([spared])
+    world = World(
+        terms({401}, most=1, ignore=networks if how == "ignored" else NOBODY),
+        never=() if how == "ignored" else (networks,),
+    )
+    host = "2001:db8:0:1::bad"
+    for _ in range(2):
+        world.asked(401, client=Inet(host, 1))
+    if host in networks:
+        assert world.banned == []
+    else:
+        assert [line.split()[0] for line in world.banned] == [host]
+    assert not world.bans.banned("2001:db8:0:1::100")
+    assert not world.bans.banned("2001:db8:0:1:8000::1")
+
+
 def test_who_is_ignored_is_never_banned() -> None:
     world = World(terms({401}, most=1, ignore=NetworkSet(["192.0.2.0/24"])))
     for _ in range(5):
@@ -200,3 +219,12 @@ def test_the_connection_log_is_written_as_without_jails() -> None:
     journal.flush = lambda: flushed.append(1)  # type: ignore[attr-defined]
     it.flush()
     assert flushed == [1]
+
+
+def test_each_jail_tells_what_it_is_for_and_whom_it_has_an_eye_on() -> None:
+    world = World(terms({401}, apps={"shop", "site"}), terms(reasons={"not_tls"}))
+    world.asked(401)
+    assert world.jails.told() == [
+        {"name": "it", "apps": ["shop", "site"], "most": 2, "within": 60.0, "seconds": 3600.0, "clients": 1},
+        {"name": "it", "apps": [], "most": 2, "within": 60.0, "seconds": 3600.0, "clients": 0},
+    ]

@@ -102,6 +102,27 @@ def test_a_full_disk_is_reported_once_and_so_is_its_end():
     assert sink.writes == [b"b\n"]
 
 
+def test_a_sink_with_a_mistake_costs_its_lines_only():
+    _, sink, lines = batch()
+    failures = [ValueError("a mistake"), ValueError("the same")]
+
+    def mistaken(octets):
+        if failures:
+            raise failures.pop()
+        sink(octets)
+
+    lines._sink = mistaken
+    with LogLines() as log:
+        for text in ("lost\n", "lost, too\n", "written\n"):
+            lines.add(text)
+            lines.flush()
+    assert sink.writes == [b"written\n"]
+    assert log.texts("test.lines") == [
+        "the log cannot be written: ValueError('the same')",
+        "the log is written again; 2 lines are lost",
+    ]
+
+
 def test_all_of_a_large_write_reaches_a_descriptor():
     read, write = os.pipe()
     os.set_blocking(write, True)

@@ -159,3 +159,14 @@ def test_open_connections_are_counted_even_where_buckets_are_shared() -> None:
     assert admitted(it, "late") == ["too_many"]
     lease.release()
     assert admitted(it, "late") == [""]
+
+
+def test_who_has_the_most_open_is_told_first() -> None:
+    it, _ = limiter()
+    leases = {key: Lease() for key in ("a", "b", "c")}
+    for key, count in (("a", 1), ("b", 3), ("c", 2)):
+        for _ in range(count):
+            it.admit(key, leases[key])
+    assert it.busiest(2) == [("b", 3), ("c", 2)]
+    leases["b"].release()
+    assert it.busiest(9) == [("c", 2), ("a", 1)]

@@ -61,9 +61,9 @@ def changed(**others):
 def written(*requests, style="rpxy", **options):
     clock, lines = Clock(), []
     clock.advance(WHEN)
-    log = RequestLog(clock, LineBatch(clock, lines.append, "the log", None), style, **options)
+    log = RequestLog(LineBatch(clock, lines.append, "the log", None), style, **options)
     for request in requests:
-        log.served(request)
+        log.served(request, clock.seconds())
     log.flush()
     return b"".join(lines).decode("ascii")
 
@@ -155,9 +155,9 @@ def test_a_name_of_an_app_with_quotes_is_still_json():
 def test_the_time_of_each_line_is_its_own(style):
     clock, lines = Clock(), []
     clock.advance(WHEN)
-    log = RequestLog(clock, LineBatch(clock, lines.append, "the log", None), style)
+    log = RequestLog(LineBatch(clock, lines.append, "the log", None), style)
     for _ in range(3):
-        log.served(REQUEST)
+        log.served(REQUEST, clock.seconds())
         clock.advance(0.875)
     log.flush()
     times = re.findall(r"22:13:(\d\d)(?:\.\d+)?", b"".join(lines).decode())
@@ -266,9 +266,9 @@ def test_formats_are_those_that_a_file_may_name():
 def test_logs_that_share_a_file_are_written_in_order():
     clock, lines = Clock(), []
     batch = LineBatch(clock, lines.append, "the log", None)
-    first, second = RequestLog(clock, batch), RequestLog(clock, batch)
+    first, second = RequestLog(batch), RequestLog(batch)
     for status, log in enumerate([first, second, first], 200):
-        log.served(changed(status=status))
+        log.served(changed(status=status), clock.seconds())
     first.flush()
     assert re.findall(r"-- (\d+) ", b"".join(lines).decode()) == ["200", "201", "202"]
 

@@ -20,10 +20,10 @@ FACTS: dict[str, Any] = {
 PLAIN = Arrival("tcp:5000", Inet("192.0.2.7", 1234), Inet("192.0.2.7", 1234))
 
 
-def line(kind: type[ConnectionLog], arrival: Arrival) -> str:
+def line(kind: type[ConnectionLog], arrival: Arrival, **facts: Any) -> str:
     got = list[bytes]()
     log = kind(Clock(), got.append)
-    log.ended(arrival, **FACTS)
+    log.ended(arrival, **FACTS | facts)
     log.flush()
     (only,) = got
     return only.decode()
@@ -41,6 +41,11 @@ def test_a_client_that_is_known_has_its_common_name_in_the_line() -> None:
         "1970-01-01T00:00:00Z client=192.0.2.7:1234 user=bob@admin name=- app=db peer=10.0.0.7:5432"
         " received=5 sent=6 seconds=1.250 reason=closed\n"
     )
+
+
+def test_a_name_in_the_configuration_is_one_word_too() -> None:
+    text = line(UserLog, identified("bob@admin"), app="my db", peer="unix:/run/my db")
+    assert " app=my\\x20db peer=unix:/run/my\\x20db received=" in text
 
 
 def test_others_have_the_line_that_they_always_had() -> None:
