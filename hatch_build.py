@@ -66,7 +66,9 @@ COMPILED = (
     "upstream/http2_requests",
     "upstream/http2_stream",
     "upstream/http2_consumer",
+    "upstream/http2_upload",
     "upstream/http2_tunnel",
+    "relay",
     "sites",
     "exchange",
     "downstream/peek",
@@ -83,6 +85,7 @@ COMPILED = (
     "downstream/http2_watch",
     "downstream/mutual",
     "services/listeners",
+    "ports",
     "services/limits",
     "services/buckets",
     "services/ratelimits",
@@ -93,7 +96,14 @@ COMPILED = (
     "services/requestlog",
 )
 """The modules that run for every request; the others would gain nothing."""
-TWINS = ("native/events", "native/fields", "native/heads", "native/lines", "native/sockets")
+TWINS = (
+    "native/events",
+    "native/fields",
+    "native/heads",
+    "native/lines",
+    "native/sockets",
+    "native/tlsbytes",
+)
 """Those that have a twin in Cython, which replaces them (ADR 17)."""
 FLAGS = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
 

@@ -55,6 +55,20 @@ class Client:
     arrival: Arrival
     facts: ClientFacts
     secure: bool
+    sent: int
+    """Bytes of the response's body."""
+    status: int
+    reason: str
+    """What a request was refused with that never became one."""
+
+    @property
+    def tls_version(self) -> str:
+        """As in "TLSv1.3"; empty in clear text."""
+        return ""
+
+    def request_id(self) -> str:
+        """The number of the request that is served, the same in its error page and in the log."""
+        return ""
 
     def respond(self, status: int, reason: bytes, fields: Fields, framing: Framing, length: int) -> None:
         """The head of the final response; `fields` are the client's to add to."""

@@ -6,19 +6,13 @@ Called by `tls`, `upstream.tls` and the services that keep certificates. Imports
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Any
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
 from rproxy.keypair import KeyPair
-
-RECORD: Final = 16384
-"""Bytes in one record, RFC 8446 §5.1."""
-FLUSH: Final = 32768
-"""Bytes given to OpenSSL before they are taken out again: each connection keeps that much for good."""
-OUT: Final = FLUSH + 4096
-"""The same with what records add to them."""
+from rproxy.native.tlsbytes import RECORD
 
 _ffi: Any = Binding.ffi
 
@@ -31,7 +25,7 @@ class Scratch:
     def __init__(self) -> None:
         self.at: Any = _ffi.new("char**")
         self.read: Any = _ffi.new("char[]", RECORD)
-        self.written: Any = _ffi.new("char[]", OUT)
+        self.written: Any = _ffi.new("char[]", 2 * RECORD)
 
 
 def use_pair(context: SSL.Context, pair: KeyPair) -> None:

@@ -14,13 +14,19 @@ from typing import Any, Final
 from mypy_extensions import mypyc_attr
 from twisted.internet import main
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionFdescWentAway
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.native.events import turn
+from rproxy.dialling import Connector, UnixConnector
+from rproxy.native.events import turn, watch
+from rproxy.ports import Port, UnixPort, adopted_connection, adopted_port
+from rproxy.transports import DONE, Stream
 
 log = Logger(__name__)
 
+LOST = Failure(main.CONNECTION_LOST)
+GONE = ConnectionFdescWentAway("Filedescriptor went away")
 IN: Final[int] = EPOLLIN
 OUT: Final[int] = EPOLLOUT
 HUNG_UP: Final[int] = EPOLLHUP | EPOLLERR
@@ -46,7 +52,16 @@ class ProxyReactor(EPollReactor):
     def doIteration(self, timeout: float | None) -> None:
         """One turn: wait for events, at most `timeout` seconds, and deliver them."""
         wait = -1.0 if timeout is None else timeout
-        turn(self._poller, self._number, wait, self._selectables, self._serve, self._disown, self._failed)
+        turn(
+            self._poller,
+            self._number,
+            wait,
+            self._selectables,
+            Stream,
+            self._serve,
+            self._disown,
+            self._failed,
+        )
 
     def _disown(self, descriptor: int) -> None:
         """An event of nobody's: a copy of what was closed is open somewhere, and would tell for ever."""
@@ -59,8 +74,12 @@ class ProxyReactor(EPollReactor):
         """An event that is about more than reading."""
         try:
             reading, why = self._tell(selectable, descriptor, event)
-            if why is None or selectable.fileno() != descriptor:
-                return  # or it closed itself, and the number may be another's
+            if selectable.fileno() != descriptor:
+                if self._selectables.get(descriptor) is not selectable:
+                    return  # it closed itself, and the number may be another's
+                reading, why = False, GONE
+            elif why is None:
+                return
         except BaseException as mistake:
             log.failure("in {selectable}", selectable=selectable.logPrefix())
             reading, why = False, mistake
@@ -87,6 +106,20 @@ class ProxyReactor(EPollReactor):
             return
         self._disconnectSelectable(selectable, why, not raised)
 
+    def _disconnectSelectable(self, selectable: Any, why: Any, isRead: Any, *more: Any) -> None:
+        """As Twisted's, which asks each connection whether it knows half-closes: ours do."""
+        if not isinstance(selectable, Stream) or (
+            why is not main.CONNECTION_DONE and why is not main.CONNECTION_LOST
+        ):
+            super()._disconnectSelectable(selectable, why, isRead, *more)
+            return
+        self.removeReader(selectable)
+        if isRead and why is main.CONNECTION_DONE:
+            selectable.readConnectionLost(DONE)
+            return
+        self.removeWriter(selectable)
+        selectable.connectionLost(DONE if why is main.CONNECTION_DONE else LOST)
+
     def addReader(self, reader: Any) -> None:
         """As `IReactorFDSet.addReader`."""
         descriptor = reader.fileno()
@@ -94,7 +127,7 @@ class ProxyReactor(EPollReactor):
             return
         if descriptor in self._writes:
             self._poller.modify(descriptor, IN | OUT)
-        elif not self._register(descriptor, IN):
+        elif not watch(self._poller, descriptor, IN):
             super().addReader(reader)
             return
         self._reads.add(descriptor)
@@ -107,19 +140,11 @@ class ProxyReactor(EPollReactor):
             return
         if descriptor in self._reads:
             self._poller.modify(descriptor, IN | OUT)
-        elif not self._register(descriptor, OUT):
+        elif not watch(self._poller, descriptor, OUT):
             super().addWriter(writer)
             return
         self._writes.add(descriptor)
         self._selectables[descriptor] = writer
-
-    def _register(self, descriptor: int, event: int) -> bool:
-        """False for files that epoll cannot watch; those are Twisted's to look at in each turn."""
-        try:
-            self._poller.register(descriptor, event)
-        except PermissionError:
-            return False
-        return True
 
     def removeReader(self, reader: Any) -> None:
         """As `IReactorFDSet.removeReader`."""
@@ -154,6 +179,42 @@ class ProxyReactor(EPollReactor):
         self._reads.discard(descriptor)
         self._writes.discard(descriptor)
         self._selectables.pop(descriptor, None)
+
+    def listenTCP(self, port: Any, factory: Any, backlog: Any = 50, interface: Any = "") -> Any:
+        """As `IReactorTCP.listenTCP`; `listenSSL` comes here, too."""
+        listening = Port(port, factory, backlog, interface, self)
+        listening.startListening()
+        return listening
+
+    def connectTCP(
+        self, host: Any, port: Any, factory: Any, timeout: Any = 30, bindAddress: Any = None
+    ) -> Any:
+        """As `IReactorTCP.connectTCP`; `connectSSL` comes here, too."""
+        connector = Connector(host, port, factory, timeout, bindAddress, self)
+        connector.connect()
+        return connector
+
+    def listenUNIX(
+        self, address: Any, factory: Any, backlog: Any = 50, mode: Any = 0o666, wantPID: Any = 0
+    ) -> Any:
+        """As `IReactorUNIX.listenUNIX`."""
+        listening = UnixPort(address, factory, backlog, mode, self, wantPID)
+        listening.startListening()
+        return listening
+
+    def connectUNIX(self, address: Any, factory: Any, timeout: Any = 30, checkPID: Any = 0) -> Any:
+        """As `IReactorUNIX.connectUNIX`."""
+        connector = UnixConnector(address, factory, timeout, self, checkPID)
+        connector.connect()
+        return connector
+
+    def adoptStreamPort(self, fileDescriptor: Any, addressFamily: Any, factory: Any) -> Any:
+        """As `IReactorSocket.adoptStreamPort`."""
+        return adopted_port(fileDescriptor, addressFamily, factory, self)
+
+    def adoptStreamConnection(self, fileDescriptor: Any, addressFamily: Any, factory: Any) -> Any:
+        """As `IReactorSocket.adoptStreamConnection`."""
+        return adopted_connection(fileDescriptor, addressFamily, factory, self)
 
 
 def install() -> None:

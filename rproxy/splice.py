@@ -16,9 +16,9 @@ from typing import Any
 
 from mypy_extensions import mypyc_attr
 
+from rproxy.native.sockets import CHUNK, receive, send
 from rproxy.transports import END, LOST, Mover, Stream
 
-CHUNK = 65536
 BULK = 65536
 """Bytes after which a direction is taken for a bulk transfer; below it two splices cost more than a copy."""
 PIPE_SIZE = 1 << 20
@@ -118,14 +118,18 @@ class Pump(Mover):
 
     def _copy(self) -> Any:
         """While little has been seen."""
+        source = self._source
         try:
-            chunk: bytes = self._source.socket.recv(min(CHUNK, self._left))
+            if self._left >= CHUNK:
+                chunk = receive(source.socket, source.number)
+            else:
+                chunk = source.socket.recv(self._left)
         except BlockingIOError:
             return None
         except OSError:
             return LOST
         if not chunk:
-            return END
+            return None if chunk is None else self._at_end()
         self.moved += len(chunk)
         self._left -= len(chunk)
         self._pass_on(chunk)
@@ -133,14 +137,18 @@ class Pump(Mover):
             self._end()
         return None
 
+    def _at_end(self) -> Any:
+        """The kernel tells of a reset once: what writing has heard, reading would take for an end."""
+        return LOST if self._source._broken else END
+
     def _pass_on(self, chunk: bytes) -> None:
         sink = self._sink
         sent = 0
         if not (sink.dataBuffer or sink._tempDataLen or sink.disconnecting):
             try:
-                sent = sink.socket.send(chunk)
-            except OSError:  # full, or broken: then the sink's own next attempt reports it
-                sent = 0
+                sent = send(sink.socket, sink.number, chunk, 0)
+            except OSError:  # the sink's own next attempt reports it
+                sent, sink._broken = 0, True
         if sent == len(chunk):
             self._bulk = self.moved >= BULK
             return
@@ -171,7 +179,7 @@ class Pump(Mover):
             return LOST
         if not count:
             self._pipes.give_back(pipe)
-            return END
+            return self._at_end()
         self.moved += count
         self._left -= count
         self._pipe, self._held = pipe, count
@@ -191,6 +199,7 @@ class Pump(Mover):
         except BlockingIOError:
             return None
         except OSError:
+            self._sink._broken = True
             return LOST
         if not self._held:
             pipe, self._pipe = self._pipe, None
@@ -212,4 +221,4 @@ class Pump(Mover):
 
 def is_plain(transport: Any) -> bool:
     """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
-    return isinstance(transport, Stream)
+    return isinstance(transport, Stream) and not getattr(transport, "TLS", False)  # see `starttls`

@@ -3,10 +3,8 @@
 As Twisted's `TLSMemoryBIOProtocol`, a protocol to the transport below and a transport to the
 protocol inside, with what a proxy cannot do without: a time limit for the handshake and one for the
 goodbye, and a failure told in words. It does not inherit from it, so that it can be compiled, and
-asks OpenSSL's functions for bytes directly: pyOpenSSL's methods raise an exception for each read
-that finds nothing and copy everything twice, which cost a small request as much as its
-encryption. Measured by `tls_h1`, `tls_handshake` and `tls_bulk` in bench/; the slow twin in the
-tests is Twisted's own. Imports OpenSSL.
+bytes go straight through OpenSSL's functions, see `native.tlsbytes`. Measured by `tls_h1`,
+`tls_handshake` and `tls_bulk` in bench/; the slow twin in the tests is Twisted's own. Imports OpenSSL.
 """
 
 from __future__ import annotations
@@ -14,17 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from mypy_extensions import mypyc_attr
 from OpenSSL import SSL
 from twisted.internet import main
-from twisted.internet.interfaces import IHandshakeListener, INegotiated, IPushProducer
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    IPushProducer,
+)
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
-from rproxy.openssl import FLUSH, OUT, RECORD, Scratch, words_of
-from rproxy.transports import unacknowledged, unsent_of
+from rproxy.native.tlsbytes import MOST, NONE, WANT_READ, ZERO_RETURN, Records
+from rproxy.openssl import Scratch, words_of
+from rproxy.transports import close, unacknowledged, unsent_of
 from rproxy.wrapping import Wrapping
 
 HANDSHAKE: Final = 10.0
@@ -34,12 +37,8 @@ GOODBYE: Final = 5.0
 MOST_ANSWERS: Final = 1 << 20
 """Bytes that may wait for a client that only sends: OpenSSL answers each KeyUpdate (RFC 8446 §4.6.3).
 What we send ourselves stops at a sixteenth of this."""
-
-_lib: Any = Binding.lib
-_WANT_READ: Any = _lib.SSL_ERROR_WANT_READ
-_ZERO_RETURN: Any = _lib.SSL_ERROR_ZERO_RETURN
-_view: Any = Binding.ffi.buffer
-_from_buffer: Any = Binding.ffi.from_buffer
+MOST_DROPPED: Final = 1 << 20
+"""Bytes dropped behind a goodbye: they mean nothing (RFC 8446 §6.1), and who sends on and on is cut off."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -67,10 +66,11 @@ class TLSTransport(Wrapping):
         self._deadline: Deadline | None = None
         self._reason: Failure | None = None
         self._waiting: list[bytes] = []
-        self._scratch = scratch if scratch is not None else Scratch()
+        self._records: Any = Records(connection, scratch if scratch is not None else Scratch())
         self._speaks_first = speaks_first
         self._unsent = -1
-        self._done = self._aborted = self._failed = self._ended = False
+        self._stopped: int = NONE
+        self._done = self._aborted = self._failed = self._ended = self._alone = False
 
     def handshake_failed(self, words: str, error: BaseException | None) -> BaseException | None:
         """Called once if the handshake does not succeed; what it returns, if anything, `protocol` is told."""
@@ -79,8 +79,8 @@ class TLSTransport(Wrapping):
     @property
     def version(self) -> str:
         """As in "TLSv1.3"; empty before the handshake and after the connection."""
-        known = self._done and self._tlsConnection is not None
-        return str(self._tlsConnection.get_protocol_version_name()) if known else ""
+        known = self._done and self._records is not None
+        return str(self._records.version()) if known else ""
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
@@ -108,26 +108,27 @@ class TLSTransport(Wrapping):
         """The transport's call: records, cut anywhere."""
         if self._lost:
             return
-        _lib.BIO_write(self._tlsConnection._into_ssl, data, len(data))
-        if not self._done:
-            if self._shake():
-                self._read()
+        if self._done and not self._waiting:
+            self._read(data)
             return
-        if self._waiting:
+        self._records.feed(data)
+        if not self._done:
+            if not self._shake():
+                return
+        else:
             self._write_waiting()
-        self._read()
+        self._read(b"")
 
     def _shake(self) -> bool:
         """Go on with the handshake; whether it is done."""
         if self._aborted:
             return False
-        try:
-            self._tlsConnection.do_handshake()
-        except SSL.WantReadError:
+        ended: int = self._records.shake()
+        if ended == WANT_READ:
             self._flush()
             return False
-        except SSL.Error:
-            self._finish(Failure())
+        if ended != NONE:
+            self._finish(self._why())
             return False
         self._done = True
         self._stop_clock()
@@ -136,36 +137,43 @@ class TLSTransport(Wrapping):
         self._write_waiting()
         return True
 
-    def _read(self) -> None:
+    def _read(self, data: bytes) -> None:
         """Give on what can be decrypted."""
-        buffer, at = self._scratch.read, self._scratch.at
+        records, connection, answers = self._records, self._tlsConnection, False
         while not self._lost:
-            connection = self._tlsConnection
-            count: int = _lib.SSL_read(connection._ssl, buffer, RECORD)
-            if count <= 0:
-                self._end_of_bytes(connection, count)
+            plain: bytes = records.opened(data)
+            self._stopped = records.ended
+            answers = answers or bool(records.answers)  # to any of these records
+            if self._stopped != NONE:
+                self._end_of_bytes(connection, records.count)
                 break
             if not self._aborted:
-                self.wrappedProtocol.dataReceived(_view(buffer, count)[:])
-            if not _lib.BIO_get_mem_data(connection._into_ssl, at):
-                return  # another read would find nothing; most requests are one record
-        self._flush()  # OpenSSL may have answered something itself
-        if unsent_of(self.transport) > MOST_ANSWERS:
-            self.abortConnection()
+                self.wrappedProtocol.dataReceived(plain)
+            if not records.left:  # another read would find nothing; most requests are one record
+                break
+            data = b""
+        if answers and not self._lost:
+            self._flush()
+            if unsent_of(self.transport) > MOST_ANSWERS:
+                self.abortConnection()
+
+    def _why(self) -> Failure | None:
+        """What OpenSSL's last call has against it; to be asked before the next one."""
+        connection = self._tlsConnection
+        try:
+            connection._raise_ssl_error(connection._ssl, self._records.count)
+        except SSL.Error:
+            return Failure()
+        return None
 
     def _end_of_bytes(self, connection: Any, count: int) -> None:
         """Why a read gave nothing: more has to come, the other side has closed, or it is over."""
-        error = _lib.SSL_get_error(connection._ssl, count)
-        if error == _WANT_READ:
-            return
-        if error == _ZERO_RETURN:
-            self._shut_down()
+        if self._stopped == ZERO_RETURN:
+            self._records.goodbye()
+            self._alone = True
             self._finish(None)
-            return
-        try:
-            connection._raise_ssl_error(connection._ssl, count)
-        except SSL.Error:
-            self._finish(Failure())
+        elif self._stopped != WANT_READ:
+            self._finish(self._why())
 
     def write(self, data: bytes) -> None:
         """As `ITransport.write`; waits for the handshake."""
@@ -182,29 +190,28 @@ class TLSTransport(Wrapping):
             self._producer.pauseProducing()
 
     def _write(self, data: bytes) -> None:
-        """Encrypt: a record at a time is what OpenSSL takes."""
-        ssl, size, at = self._tlsConnection._ssl, len(data), 0
-        while at < size and not self._lost:
-            part = data if size <= RECORD else _from_buffer(memoryview(data)[at : at + RECORD])
-            count: int = _lib.SSL_write(ssl, part, len(part))
-            if count <= 0:
-                self._not_written(count, data[at:])
+        """Encrypt and send; what OpenSSL has to say itself goes along."""
+        records, at = self._records, 0
+        while not self._lost:
+            sealed: bytes = records.sealed(data, at)
+            if records.ended != NONE:
+                self._not_written(sealed, data[at + records.taken :])
                 return
-            at += count
-            if at % FLUSH == 0:
-                self._flush()
-        self._flush()
+            if sealed:
+                self.transport.write(sealed)
+            at += MOST
+            if at >= len(data):
+                return
 
-    def _not_written(self, count: int, rest: bytes) -> None:
-        connection = self._tlsConnection
-        if _lib.SSL_get_error(connection._ssl, count) == _WANT_READ:
+    def _not_written(self, sealed: bytes, rest: bytes) -> None:
+        later = self._records.ended == WANT_READ
+        why = None if later else self._why()
+        if sealed:
+            self.transport.write(sealed)
+        if later:
             self._hold(rest)
-            return
-        try:
-            connection._raise_ssl_error(connection._ssl, count)
-        except SSL.Error:
-            if not self._ended:  # else our half is closed, and what comes late is dropped
-                self._finish(Failure())
+        elif why is not None and not self._ended:  # else our half is closed, and what comes late is dropped
+            self._finish(why)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """As `ITransport.writeSequence`."""
@@ -224,13 +231,9 @@ class TLSTransport(Wrapping):
 
     def _flush(self) -> None:
         """Send what OpenSSL has written."""
-        buffer, source = self._scratch.written, self._tlsConnection._from_ssl
-        while True:
-            count: int = _lib.BIO_read(source, buffer, OUT)
-            if count > 0:
-                self.transport.write(_view(buffer, count)[:])
-            if count < OUT:
-                return
+        written: bytes = self._records.written()
+        if written:
+            self.transport.write(written)
 
     def loseConnection(self) -> None:
         """Close after what was written."""
@@ -274,10 +277,7 @@ class TLSTransport(Wrapping):
         """Say goodbye, or answer one; closes below when both sides have."""
         if self._tlsConnection is None:
             return
-        try:
-            both = self._tlsConnection.shutdown()
-        except SSL.Error:  # in the middle of a handshake
-            both = False
+        both: bool = self._records.goodbye()  # in the middle of a handshake it says nothing
         self._flush()
         if both:
             self._close_below()
@@ -285,7 +285,10 @@ class TLSTransport(Wrapping):
     def _close_below(self) -> None:
         """Nothing more is said in either direction: who produced for us has nobody to produce for."""
         self._drop_producer()
-        self.transport.loseConnection()
+        if self._alone:
+            close(self.transport)  # a turn of the loop less
+        else:
+            self.transport.loseConnection()
         self._wait(GOODBYE, self._check_goodbye)
 
     def _finish(self, reason: Failure | None) -> None:
@@ -305,14 +308,14 @@ class TLSTransport(Wrapping):
         """The transport's call, once; an unfinished handshake has failed."""
         if not self._lost:
             self._tlsConnection.bio_shutdown()
-            self._read()
+            self._read(b"")
             self._lost = True
         told, self._reason = self._reason or reason, None
         self.connected = False
         self._stop_clock()
         protocol, self.wrappedProtocol = self.wrappedProtocol, None  # no cycle is left to the collector
         protocol.connectionLost(told)
-        self._tlsConnection = None
+        self._tlsConnection = self._records = None
 
     def _fail(self, words: str, error: BaseException | None) -> None:
         if not self._failed:
@@ -347,4 +350,58 @@ class TLSTransport(Wrapping):
             deadline()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ByHalves(TLSTransport):
+    """The same for a protocol that may be closed by halves, as the ends of a relay.
+
+    TLS's goodbye ends one direction only (RFC 8446 §6.1); the base class takes it for the end of both. What
+    is behind it is dropped. An end of TCP without it is the end of both, of which `protocol.left()` tells.
+    """
+
+    def __init__(
+        self,
+        protocol: Any,
+        connection: SSL.Connection,
+        deadlines: Deadlines | None,
+        handshake: float,
+        scratch: Scratch | None = None,
+        speaks_first: bool = False,
+    ) -> None:
+        super().__init__(protocol, connection, deadlines, handshake, scratch, speaks_first)
+        self._goodbye = False
+        self._dropped = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """The transport's call: records, cut anywhere."""
+        if not self._goodbye:  # behind it OpenSSL reads nothing
+            super().dataReceived(data)
+        else:
+            self._drop(data)
+
+    def _drop(self, data: bytes) -> None:
+        self._dropped += len(data)
+        if self._dropped > MOST_DROPPED:
+            self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """The call of who is below: TCP's half is shut, with TLS's goodbye ahead of it, or without."""
+        if self._goodbye and not self._lost and not self.disconnecting:
+            return
+        if self._done and not self._lost and not self._goodbye:
+            self.wrappedProtocol.left()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The same once our half is shut; there is nothing to add."""
+
+    def _end_of_bytes(self, connection: Any, count: int) -> None:
+        """A goodbye is the other half's end; a fatal alert, which OpenSSL notes as one, too, is none."""
+        if self._stopped != ZERO_RETURN or self._ended or self.disconnecting:
+            super()._end_of_bytes(connection, count)
+        elif not self._goodbye:
+            self._goodbye = True
+            self.wrappedProtocol.readConnectionLost()
+
+
+classImplements(ByHalves, IHalfCloseableProtocol)
 classImplements(TLSTransport, INegotiated, IPushProducer)

@@ -16,6 +16,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable
 from fcntl import ioctl
+from functools import lru_cache
 from termios import TIOCOUTQ
 from typing import Any, Final
 
@@ -82,7 +83,7 @@ class Stream:
         self._tempDataLen = 0
         self.producer: Any = None
         self.streamingProducer = self.producerPaused = False
-        self._half_closing = self._half_closed = self._aborting = False
+        self._half_closing = self._half_closed = self._aborting = self._broken = False
 
     def fileno(self) -> int:
         """The reactor's call."""
@@ -118,7 +119,7 @@ class Stream:
         if data:
             self.protocol.dataReceived(data)
         elif data is not None:
-            return END
+            return LOST if self._broken else END  # the kernel tells of a reset once, and writing has heard it
         return None
 
     def write(self, data: bytes) -> None:
@@ -130,10 +131,12 @@ class Stream:
             return
         try:
             sent = send(self.socket, self.number, data, 0)
-        except OSError:  # broken: the next attempt reports the loss in its turn
-            sent = 0
+        except OSError:  # reading or the next attempt reports the loss in its turn
+            sent, self._broken = 0, True
         if sent < len(data):
             self._queue(data[sent:] if sent else data)
+        elif self.producer is not None and not self.streamingProducer:
+            self.startWriting()  # it is asked for more in the next turn
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """As `ITransport.writeSequence`."""
@@ -206,13 +209,13 @@ class Stream:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the other side has gone, which reading will tell
-        protocol = HALF_CLOSEABLE(self.protocol, None)
+        protocol = _half_closer(self.protocol)
         if protocol is not None:
             self._tell(protocol.writeConnectionLost)
 
     def readConnectionLost(self, reason: Failure) -> None:
         """The reactor's call: the other side has shut its half."""
-        protocol = HALF_CLOSEABLE(self.protocol, None)
+        protocol = _half_closer(self.protocol)
         if protocol is None:
             self.connectionLost(reason)
         else:
@@ -285,14 +288,14 @@ class Stream:
         self.stopWriting()
         self.reactor.callLater(0, self.connectionLost, ABORTED)
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: Any, streaming: Any) -> None:
         """As `IConsumer.registerProducer`."""
         if self.producer is not None:
             raise RuntimeError(f"{producer!r} cannot be registered, {self.producer!r} still is")
         if self.disconnected:
             producer.stopProducing()
             return
-        self.producer, self.streamingProducer = producer, streaming
+        self.producer, self.streamingProducer = producer, bool(streaming)
         if not streaming:
             producer.resumeProducing()
 
@@ -340,7 +343,7 @@ class Stream:
         """As `ITCPTransport`."""
         return bool(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    def setTcpNoDelay(self, enabled: bool) -> None:
+    def setTcpNoDelay(self, enabled: int) -> None:
         """As `ITCPTransport`."""
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
@@ -348,7 +351,7 @@ class Stream:
         """As `ITCPTransport`."""
         return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
-    def setTcpKeepAlive(self, enabled: bool) -> None:
+    def setTcpKeepAlive(self, enabled: int) -> None:
         """As `ITCPTransport`."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
@@ -360,19 +363,31 @@ class Stream:
         return type(self).__name__
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Accepted(Stream):
     """The transport of an accepted connection."""
 
     def __init__(self, sock: Any, protocol: Any, client: Any, server: Any, number: int, reactor: Any) -> None:
-        """As `twisted.internet.tcp.Server` is made: `client` is the name that accept(2) gave."""
+        """As `twisted.internet.tcp.Server` is made, of a socket that does not block.
+
+        `client` is the name that accept(2) gave.
+        """
         super().__init__(reactor, sock, client)
-        sock.setblocking(False)
         self.protocol = protocol
         port = getattr(server, "_realPortNumber", None)
         self.port: int = -1 if port is None else port
         """The port that it was accepted on, which spares a call; -1 where that is not known."""
         self.startReading()
         self.connected = 1
+
+
+def _half_closer(protocol: Any) -> Any:
+    """The protocol as one that is told of half-closes, or None."""
+    return protocol if _half_closes(type(protocol)) else HALF_CLOSEABLE(protocol, None)
+
+
+# Asking takes ten times as long as looking up, and programs have few classes of protocols.
+_half_closes: Callable[[Any], Any] = lru_cache(256)(HALF_CLOSEABLE.implementedBy)
 
 
 def close(transport: Any) -> None:

@@ -63,7 +63,9 @@ class Answers:
     def page(self, server: HttpServer, refusal: Refusal, request: Any, site: Any) -> tuple[bytes, bytes]:
         return b"text/plain", refusal.reason.encode()
 
-    def served(self, server: HttpServer, request: Request | None, exchange: Exchange | None) -> None:
+    def served(
+        self, server: HttpServer, request: Request | None, exchange: Exchange | None, *times: float
+    ) -> None:
         told: Any = exchange or server
         self.lines.append(Line(told.status, told.reason, server.sent))
 
@@ -72,10 +74,10 @@ class Written(RequestLog):
     """Keeps the lines that it is told to write."""
 
     def __init__(self, style: LogFormat = "json") -> None:
-        super().__init__(Clock(), cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), style)
+        super().__init__(cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), style)
         self.lines: list[Served] = []
 
-    def served(self, request: Served) -> None:
+    def served(self, request: Served, now: float) -> None:
         self.lines.append(request)
 
 
@@ -228,6 +230,7 @@ class World:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         ours.connect(self.front.getsockname())
         theirs, place = self.front.accept()
+        theirs.setblocking(False)
         peek: Any = self.door.buildProtocol(IPv4Address("TCP", *place))
         transport: Any = Accepted(theirs, peek, place, None, 0, self.loop)
         peek.makeConnection(transport)

@@ -1,9 +1,11 @@
-"""The benchmark's own arithmetic: what counts as work done, medians, ratios, and time at a fixed rate."""
+"""The benchmark's own arithmetic: what counts as work done, medians, ratios, differences, and the report."""
 
 import re
 import socket
 import sys
+import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,14 +13,17 @@ BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 
 import cases  # noqa: E402
+import idle  # noqa: E402
+import limits  # noqa: E402
 import loads  # noqa: E402
 import machine  # noqa: E402
+import report  # noqa: E402
+import works  # noqa: E402
+from aims import aim  # noqa: E402
 from figures import Figure, Trouble, percentile  # noqa: E402
-from paced import LARGEST, Lane, Plan, whole  # noqa: E402
 
 import bench  # noqa: E402
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n"
 WRK = """Running 1s test @ http://localhost:8080/
   1 threads and 64 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
@@ -112,77 +117,172 @@ def test_a_download_that_is_not_whole_does_not_count(report):
         loads.gigabytes(report)
 
 
-def test_requests_that_came_due_during_a_pause_keep_their_times():
-    plan = Plan(100.0, 4.0, 5)
-    assert plan.due(99.9) == []
-    assert plan.due(100.0) == [100.0]
-    assert plan.next == 100.25
-    assert plan.due(100.8) == [100.25, 100.5, 100.75]
-    assert plan.due(109.0) == [101.0]
-    assert plan.next is None
-
-
-def test_time_counts_from_when_a_request_was_meant_to_leave():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        lane = Lane(ours, b"GET")
-        for meant, now in ((5.0, 7.5), (6.0, 7.75)):  # the second waited for the first
-            lane.send(meant)
-            assert theirs.recv(10) == b"GET"
-            theirs.sendall(OK[:-1])
-            assert lane.receive(now) is None
-            theirs.sendall(OK[-1:])
-            assert lane.receive(now) == now - meant
-
-
-def test_a_connection_that_closes_fails_the_round():
-    ours, theirs = socket.socketpair()
-    with ours:
-        theirs.close()
-        with pytest.raises(Trouble):
-            Lane(ours, b"GET").receive(0.0)
-
-
-def test_an_answer_is_whole_at_its_last_byte():
-    assert [whole(OK[:end]) for end in range(len(OK) + 1)] == [False] * len(OK) + [True]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        OK.replace(b"200", b"502"),
-        OK.replace(b"200", b"301"),
-        OK.replace(b"Content-Length: 6", b"Transfer-Encoding: chunked"),
-        b"x" * (LARGEST + 1),
-    ],
-)
-def test_any_other_answer_fails_the_round(answer):
-    with pytest.raises(Trouble):
-        whole(answer)
-
-
 def test_only_an_end_tells_that_a_connection_is_gone():
     ours, theirs = socket.socketpair()
     with ours:
-        assert not cases.is_gone(ours)
+        assert not idle.is_gone(ours)
         theirs.sendall(b"x")
-        assert not cases.is_gone(ours)
+        assert not idle.is_gone(ours)
         ours.recv(1)
         theirs.close()
-        assert cases.is_gone(ours)
+        assert idle.is_gone(ours)
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".cpython-311.so", "compiled"), (".py", "pure Python")])
 def test_the_file_tells_which_build_it_is(suffix, kind):
     build = machine.Build(f"/srv/rproxy/exchange{suffix}", "1", "3.11.7", "26.10", "4.0.3")
     facts = {"nginx": "1", "haproxy": "2", "cpu": "2 x", "system": "Linux", "load": "0.10"}
-    assert f"rproxy 1, {kind} (/srv/rproxy/exchange{suffix})" in bench.introduction(build, facts)
-    assert "not idle" not in bench.introduction(build, facts)
-    assert "not idle" in bench.introduction(build, facts | {"load": "1.00"})
+    quiet, busy = (bench.introduction(build, facts | {"load": load}) for load in ("0.10", "1.00"))
+    assert quiet[0] == f"rproxy 1, {kind}"
+    assert "not idle" not in "\n".join(quiet)
+    assert "not idle" in "\n".join(busy)
 
 
 def test_every_case_can_be_measured_and_is_in_the_table():
     explained = set(re.findall(r"^\| `(\w+)` \|", (BENCH / "README.md").read_text(), re.MULTILINE))
     assert set(cases.MEASURES) == explained
-    known = {cases.compare: cases.WORKS, cases.idle: cases.QUESTIONS}
+    known = {cases.compare: works.WORKS, cases.idle: idle.QUESTIONS, cases.limits: limits.CASES}
     assert all(case in known.get(measure, cases.MEASURES) for case, measure in cases.MEASURES.items())
+
+
+# -- What is added ----------------------------------------------------------------------------------------
+
+
+def added(*pairs: tuple[float, float]) -> Figure:
+    found = Figure("limits_conn", "us/conn", ours="with", baseline="without")
+    for pair in pairs:
+        found.take_pair(lambda pair=pair: pair)
+    return found
+
+
+def test_what_is_added_is_the_median_of_the_differences_and_not_the_difference_of_the_medians():
+    found = added((100, 101), (150, 152), (120, 123))
+    assert found.added() == 2
+    assert found.outcome() == "added 2.00"
+    found.note_spread()
+    assert "half of 3 differences are from 1.00 to 3.00" in found.text()
+
+
+def test_a_pair_of_which_one_round_failed_does_not_count():
+    def broken() -> tuple[float, float]:
+        raise Trouble("status 502")
+
+    found = added((100, 101), (150, 152))
+    found.take_pair(broken)
+    assert found.added() == 1.5
+    assert "! with: 1 of 3 rounds do not count: status 502" in found.text()
+
+
+def test_without_a_pair_nothing_is_said_to_be_added():
+    found = added()
+    found.note_spread()
+    assert (found.added(), found.outcome(), found.notes) == (None, "", [])
+
+
+@pytest.fixture
+def answering():
+    """A server that answers one connection after the other: with a status, or 0 for none."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve(*statuses: int) -> int:
+        def answer() -> None:
+            for status in statuses:
+                stream, _ = listening.accept()
+                with stream:
+                    if status:
+                        stream.recv(1000)
+                        stream.sendall(b"HTTP/1.1 %d Whatever\r\n\r\n" % status)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return int(listening.getsockname()[1])
+
+    yield serve
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "hold", "counts"),
+    [(200, False, True), (0, False, False), (403, False, False), (403, True, True), (200, True, False)],
+)
+def test_rules_that_do_not_show_fail_the_round(answering, status, hold, counts):
+    port, sign = answering(status), limits.Sign(403, "127.0.0.9")
+    if counts:
+        limits.check(port, sign, hold)
+    else:
+        with pytest.raises(Trouble, match=f"has status {status}"):
+            limits.check(port, sign, hold)
+
+
+def test_one_connection_too_many_is_closed():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepted = []
+
+        def serve() -> None:
+            for number in range(3):
+                stream, _ = listening.accept()
+                accepted.append(stream)
+                if number == 2:
+                    stream.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        limits.check(listening.getsockname()[1], limits.Sign(0, "127.0.0.9", held=2), True)
+        assert len(accepted) == 3
+
+
+def test_rules_differ_in_what_they_name():
+    for brief in limits.CASES.values():
+        assert brief.rules != limits.NO_RULES
+        assert any(sign.refusal != 200 for sign in brief.signs)
+
+
+# -- The report ----------------------------------------------------------------------------------------
+
+
+def test_the_table_has_each_figure_with_its_ratio_its_aim_and_its_troubles():
+    whole = figure(nginx=[20], haproxy=[30], rproxy=[21])
+    failed = Figure("h1_bulk", "s/GB", rounds={"nginx": [1.0], "rproxy": []}, failures={"rproxy": ["cut"]})
+    text = report.table(["a machine"], [whole, failed, added((150, 151))])
+    assert "- a machine\n" in text
+    assert "| `h1` | us/request | 20.00 | 30.00 | 21.00 | ratio 1.05 | 1.1 |" in text
+    assert "| `h1_bulk` | s/GB | 1.00 |  | failed |  | 0.6 |" in text
+    assert "|  |  | without: 150.00, with: 151.00 | added 1.00 | 3 us |" in text
+    assert "- `h1_bulk`: rproxy: 1 of 1 rounds do not count: cut" in text
+
+
+def test_the_chart_has_bars_as_long_as_the_multiples_they_stand_for():
+    two, beyond = figure(nginx=[10], haproxy=[20], rproxy=[15]), figure(nginx=[1], rproxy=[90])
+    drawn = ElementTree.fromstring(report.chart(["a <machine>"], [two, beyond, added((150, 151))]))
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [bar for bar in drawn.iter(f"{space}rect") if bar.get("height") == str(report.BAR)]
+    lengths = [float(bar.get("width", "")) for bar in bars]
+    assert lengths[1] == pytest.approx(2 * lengths[0], abs=0.2)
+    assert lengths[2] == pytest.approx(1.5 * lengths[0], abs=0.2)
+    assert lengths[3:] == [lengths[0], 0.0, pytest.approx(report.WIDEST * lengths[0], abs=0.2)]
+    assert lengths[-1] == report.WIDTH - report.LEFT - report.RIGHT
+    words = [text.text for text in drawn.iter(f"{space}text")]
+    assert "90.00 (90.0 times)" in words
+    assert "a <machine>" in words
+
+
+def test_a_run_of_everything_is_written_down_and_another_is_not(monkeypatch, tmp_path):
+    def place(*words: str) -> Path | None:
+        monkeypatch.setattr(sys, "argv", ["bench.py", *words])
+        return bench.report_folder(bench.arguments())
+
+    assert place() == BENCH
+    assert place("--cases", "h1") is place("--targets", "rproxy") is place("--pure") is None
+    assert place("--cases", "h1", "--report", str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("case", "unit", "baseline", "wanted"),
+    [
+        ("h1", "us/request", "", "1.1"),
+        ("h1_half", "ms p99", "", "2"),
+        ("h1_half", "ms p50", "", ""),
+        ("sni_idle", "KiB/conn", "", "16 KiB"),
+        ("limits_request", "us/request", "without", "1 us"),
+    ],
+)
+def test_an_aim_says_in_which_unit_it_is(case, unit, baseline, wanted):
+    assert aim(Figure(case, unit, baseline=baseline)) == wanted

@@ -1,5 +1,6 @@
 """What the documentation says is so: links lead on, configs load, commands exist, limits are the code's."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -203,6 +204,19 @@ def test_each_dependency_has_its_reason():
     names = re.findall(r'^ *"([\w-]+(?:\[\w+\])?)', "\n".join(lists), re.MULTILINE)
     assert len(names) > 10
     assert [name for name in names if f"`{name}`" not in reasons] == []
+
+
+def test_whatever_is_imported_is_among_the_reasons():
+    reasons = (DOCS / "adr" / "0002-dependencies.md").read_text().lower().replace("-", "_")
+    known = sys.stdlib_module_names | {"rproxy"}
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "rproxy").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    found = {name.partition(".")[0].lower() for name in names} - known
+    assert {"twisted", "openssl", "cryptography"} <= found
+    called = {"openssl": "`pyopenssl`", "zope": "`zope.interface`", "twisted": "`twisted[tls]`"}
+    assert [name for name in sorted(found) if called.get(name, f"`{name}`") not in reasons] == []
 
 
 @pytest.fixture

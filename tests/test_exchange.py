@@ -15,7 +15,7 @@ from zope.interface import implementer
 from rproxy.exchange import MOST_HELD
 from rproxy.sites import Site, Sites
 from rproxy.upstream.connect import SEARCH
-from tests.http_world import GET, OK, World, body_of, head_of, statuses_of
+from tests.http_world import GET, OK, World, body_of, head_of, making, statuses_of
 
 Making = Callable[..., World]
 SLACK = 11.2
@@ -36,15 +36,7 @@ class Never:
 
 @pytest.fixture
 def worlds() -> Iterator[Making]:
-    made: list[World] = []
-
-    def make(**options: Any) -> World:
-        made.append(World(**options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.end()
+    yield from making(World)
 
 
 def answer(body: bytes = b"ok", *fields: bytes, length: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from rproxy.reactor import ProxyReactor
 from tests.fakes import LogLines
+from tests.native.twins import one_for
 
 WAYS = (ProxyReactor, EPollReactor)
 
@@ -64,6 +65,12 @@ class Selectable:
 
     def connectionLost(self, reason: Any) -> None:
         self.calls.append(f"lost: {reason.type.__name__}")
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in ("turn", "watch"):
+        monkeypatch.setattr(f"rproxy.reactor.{function}", one_for(Events, "events", function))
 
 
 @pytest.fixture(params=WAYS, ids=["ours", "Twisted's"])

@@ -24,8 +24,18 @@ from zope.interface import implementer
 from rproxy.splice import BULK, CHUNK, IDLE_PIPES, PIPE_SIZE, Pipe, Pipes, Pump
 from rproxy.transports import Accepted
 from tests.fakes import Loop, Unreliable, open_files
+from tests.native.twins import one_for
 
 real_splice = os.splice
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for function in ("receive", "send"):
+            for module in ("splice", "transports"):
+                patch.setattr(f"rproxy.{module}.{function}", one_for(Unreliable, "sockets", function))
+        yield
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -105,6 +115,8 @@ class Line:
         self.pipes = WatchedPipes() if pipes is None else pipes
         self.client, ours = socket.socketpair()
         theirs, self.server = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
         self.sockets = [self._perhaps_bad(end, seed) for end in (ours, theirs)]
         self.source, self.sink = (self._transport(end) for end in self.sockets)
         self.pump = Pump(self.source, self.sink, self.pipes)

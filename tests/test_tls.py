@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from zope.interface import implementer
 from rproxy.deadlines import Deadlines
 from rproxy.keypair import KeyPair
 from rproxy.services.certificates import server_context
-from rproxy.tls import TLSTransport
-from tests.tlspeers import MemoryClient, Pipe, converse, make
+from rproxy.tls import MOST_ANSWERS, TLSTransport
+from tests.tlspeers import MemoryClient, Pipe, Sealing, converse, make, trusting_nobody
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,60 @@ def test_a_part_of_a_record_that_looks_like_a_whole_one_hides_nothing_behind_it(
     assert len(both) == 5 + int.from_bytes(both[3:5], "big")
     server.dataReceived(both)
     assert [len(call) for call in inner.calls[1:]] == [1, 16384, said]
+
+
+def sealing(context: SSL.Context, pipe: Pipe, keys: Path) -> tuple[Any, Protocol, Sealing]:
+    """A server whose protocol says nothing, behind the handshake, and what its client would send."""
+    asking = trusting_nobody()
+    asking.keylog_filename = str(keys)
+    inner, client = Silent(), MemoryClient(context=asking)
+    server = ours(context, inner)
+    server.makeConnection(pipe)
+    converse(client, server, pipe, lambda octets: [octets])
+    return server, inner, Sealing(client, keys)
+
+
+class Silent(Protocol):
+    octets = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.octets += data
+
+
+@pytest.mark.parametrize("behind", [1, 2, 5])
+def test_what_is_asked_ahead_of_the_last_record_is_answered(
+    context: SSL.Context, tmp_path: Path, behind: int
+) -> None:
+    """Else answers would wait for us to say something, and a client that only sends could pile them up."""
+    pipe = Pipe()
+    server, inner, client = sealing(context, pipe, tmp_path / "keys")
+    for number in range(1, 5):
+        asked = client.new_keys() + client.new_keys()  # OpenSSL answers when it is called again
+        server.dataReceived(asked + b"".join(client.said(b"x") for _ in range(behind)))
+        assert inner.octets == b"x" * number * behind  # type: ignore[attr-defined]
+        assert pipe.value() != b""
+        pipe.clear()
+    server.dataReceived(client.said(b"y"))
+    pipe.clear()
+    server.dataReceived(client.said(b"y"))
+    assert pipe.value() == b"", "there was nothing to answer"
+
+
+@pytest.mark.parametrize("behind", [b"", b"x"])
+def test_a_client_that_makes_us_answer_on_and_on_is_cut_off(
+    context: SSL.Context, tmp_path: Path, behind: bytes
+) -> None:
+    class Full(Pipe):
+        _tempDataLen = 0
+
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            self._tempDataLen += len(data)
+
+    pipe = Full()
+    server, _, client = sealing(context, pipe, tmp_path / "keys")
+    pipe._tempDataLen = MOST_ANSWERS
+    server.dataReceived(client.said(b"as much as it likes" * 500))
+    assert not pipe.aborted, "it has made us say nothing"
+    server.dataReceived(client.new_keys() + client.new_keys() + (client.said(behind) if behind else b""))
+    assert pipe.aborted

@@ -19,6 +19,13 @@ from twisted.python.failure import Failure
 
 from rproxy.transports import Accepted, in_kernel, unacknowledged
 from tests.fakes import Loop, Remembering, Unreliable, open_files
+from tests.native.twins import one_for
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in ("receive", "send"):
+        monkeypatch.setattr(f"rproxy.transports.{function}", one_for(Unreliable, "sockets", function))
 
 
 class Pair:
@@ -247,6 +254,7 @@ def test_an_accepted_transport_says_where_it_is() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
         client.connect(listening.getsockname())
         accepted, place = listening.accept()
+        accepted.setblocking(False)
         transport = Accepted(accepted, Remembering(), place, None, 0, Loop())
         assert transport.getHost() == IPv4Address("TCP", *listening.getsockname())
         assert transport.getPeer() == IPv4Address("TCP", *client.getsockname())
@@ -321,4 +329,42 @@ def test_what_waits_with_us_is_not_acknowledged_either() -> None:
     assert pair.transport.unsent > 0
     assert pair.transport.unsent + in_kernel(pair.transport, TIOCOUTQ) == unacknowledged(pair.transport)
     assert len(pair.settle()) == 3_000_000
+    pair.close()
+
+
+def test_a_reset_that_writing_has_heard_of_is_no_end() -> None:
+    """The kernel tells of it once; reading finds nothing wrong afterwards."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        other = socket.create_connection(listening.getsockname())
+        ours, place = listening.accept()
+    ours.setblocking(False)
+    loop, protocol = Loop(), Remembering()
+    transport: Any = Accepted(ours, protocol, place, None, 0, loop)
+    protocol.makeConnection(transport)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    other.close()
+    transport.write(b"x")
+    loop.spin()
+    assert (protocol.calls, protocol.reason) == (["made", "lost"], ConnectionLost)
+
+
+@pytest.mark.parametrize("streaming", [False, 0])
+@either
+def test_a_pull_producer_is_asked_once_for_each_time_that_all_is_sent(kind: Any, streaming: Any) -> None:
+    class Producer:
+        left = 3
+
+        def resumeProducing(self) -> None:
+            self.left -= 1
+            pair.transport.write(b"x" * 1000)
+            if not self.left:
+                pair.transport.unregisterProducer()
+
+        def stopProducing(self) -> None:
+            raise AssertionError("nothing was lost")
+
+    pair, producer = Pair(kind), Producer()
+    pair.transport.registerProducer(producer, streaming)
+    pair.loop.spin()
+    assert (pair.read(), producer.left) == (b"x" * 3000, 0)
     pair.close()

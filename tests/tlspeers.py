@@ -26,6 +26,8 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from rproxy.keypair import KeyPair, load_pair
+from rproxy.wire.sealedalert import CIPHERS, _expand
+from tests.fakes import Wire
 
 PEM, PKCS8, OLD = (
     serialization.Encoding.PEM,
@@ -238,6 +240,71 @@ class MemoryClient:
         except ssl.SSLWantReadError:
             pass
         return self._out.read()
+
+
+class MemoryServer(MemoryClient):
+    """The same for the other side; `closed` says that the client's goodbye has come."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self.tls = context.wrap_bio(self._in, self._out, server_side=True)
+
+
+class Sealing:
+    """Seals records in the place of a TLS 1.3 client that has sent none since its handshake.
+
+    Clients that one can have ask for no new keys (RFC 8446 §4.6.3) when they are told to.
+    """
+
+    def __init__(self, client: MemoryClient, keys: Path) -> None:
+        """`keys` is where its context writes secrets to, see `ssl.SSLContext.keylog_filename`."""
+        (line,) = [
+            each for each in keys.read_text().splitlines() if each.startswith("CLIENT_TRAFFIC_SECRET_0")
+        ]
+        self._seals, self._size, self._digest = CIPHERS[client.tls.cipher()[0]]
+        self._use(bytes.fromhex(line.split()[2]))
+
+    def _use(self, secret: bytes) -> None:
+        self._secret, self._number = secret, 0
+        self._key = self._seals(_expand(secret, b"key", self._size, self._digest()))
+        self._iv = int.from_bytes(_expand(secret, b"iv", 12, self._digest()), "big")
+
+    def said(self, octets: bytes) -> bytes:
+        """A record with application data."""
+        return self._record(octets + b"\x17")
+
+    def new_keys(self) -> bytes:
+        """A record that says that the next one has new keys, and asks the other side for the same."""
+        record = self._record(b"\x18\0\0\1\1\x16")
+        size = self._digest().digest_size
+        self._use(_expand(self._secret, b"traffic upd", size, self._digest()))
+        return record
+
+    def _record(self, inner: bytes) -> bytes:
+        head = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
+        nonce = (self._iv ^ self._number).to_bytes(12, "big")
+        self._number += 1
+        return head + self._key.encrypt(nonce, inner, head)
+
+
+class TLSWire:
+    """A server that speaks TLS over a `Wire` by hand, so that it can close by halves."""
+
+    def __init__(self, wire: Wire, context: ssl.SSLContext) -> None:
+        self.wire, self.server = wire, MemoryServer(context)
+
+    def look(self) -> bytes:
+        """Take what has come, answer what TLS itself has to; everything received up to now."""
+        octets = self.wire.read()
+        self.wire.got.clear()
+        self.server.take(octets)
+        self.flush(self.server.out())
+        self.server.take(b"")
+        return self.server.got
+
+    def flush(self, octets: bytes) -> None:
+        if octets:
+            self.wire.socket.sendall(octets)
 
 
 def converse(client: MemoryClient, server: Any, pipe: Pipe, cut: Callable[[bytes], Iterable[bytes]]) -> None:

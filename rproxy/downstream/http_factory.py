@@ -39,7 +39,9 @@ class Answers(Protocol):
     ) -> tuple[bytes, bytes]:
         """Content type and body of the answer to a refusal."""
 
-    def served(self, server: Any, request: Request | None, exchange: Exchange | None) -> None:
+    def served(
+        self, server: Any, request: Request | None, exchange: Exchange | None, since: float, ended: float
+    ) -> None:
         """Write a finished exchange down."""
 
 

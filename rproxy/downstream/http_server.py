@@ -62,8 +62,6 @@ class HttpServer(ResponseWriter):
         """When the request began, or the wait for it; and when the last one ended."""
         self.body_bytes = self.status = 0
         self.reason = self._id = ""
-        self.noted: object = None
-        """What `Answers` wants to remember with this connection."""
         self._watch: Watch | None = Watch(self, factory.limits(), factory.deadlines)
 
     def request_id(self) -> str:
@@ -168,7 +166,7 @@ class HttpServer(ResponseWriter):
         self.request, self._id, self.sent = None, "", 0
         self.refuse(refusal, None)
         self.ended = self.reactor.seconds()
-        self._factory.answers.served(self, None, None)
+        self._factory.answers.served(self, None, None, self.since, self.ended)
 
     def _begin(self, request: Request) -> None:
         now = self.reactor.seconds()
@@ -231,7 +229,7 @@ class HttpServer(ResponseWriter):
         goes_on = self.tunnel is None and not self.closing
         if goes_on:
             self._write_out()
-        self._factory.answers.served(self, exchange.request, exchange)
+        self._factory.answers.served(self, exchange.request, exchange, self.since, self.ended)
         if goes_on:
             self._next()
 

@@ -16,25 +16,38 @@ MOST: Final = 256
 IN: Final[int] = EPOLLIN
 
 
+def watch(poller: Any, descriptor: int, event: int) -> bool:
+    """Begin to watch a descriptor for `event`; False for a file that epoll cannot watch.
+
+    `poller` is as for `turn`. Raises `OSError` for other reasons.
+    """
+    try:
+        poller.register(descriptor, event)
+    except PermissionError:
+        return False
+    return True
+
+
 def turn(
     poller: Any,
     number: int,
     timeout: float,
     selectables: dict[int, Any],
+    readers: type,
     serve: Callable[[Any, int, int], object],
     stray: Callable[[int], object],
     failed: Callable[[Any, int, Any, bool], object],
 ) -> None:
     """Wait for events, at most `timeout` seconds (below 0: for ever), and deliver them.
 
-    `poller` is an epoll object, `number` its descriptor. A selectable that can only be read is read here,
-    and `failed(selectable, descriptor, why, raised)` called with what that gives, unless it is None, or
+    `poller` is an epoll object, `number` its descriptor. One of the `readers` that can only be read is read
+    here, and `failed(selectable, descriptor, why, raised)` called with what that gives, unless it is None, or
     raises. Any other event is for `serve(selectable, descriptor, event)`. What an event before has closed is
     gone, and its descriptor may be a new connection's by now: such events are dropped. `stray(descriptor)` is
     called for a descriptor of nobody's.
     """
     try:
-        events = poller.poll(timeout, MOST)
+        events = poller.poll(timeout if timeout >= 0 else -1, MOST)
     except OSError as problem:
         if problem.errno == errno.EINTR:
             return
@@ -45,7 +58,7 @@ def turn(
             stray(descriptor)
         elif selectables.get(descriptor) is not selectable:
             continue
-        elif event == IN:
+        elif event == IN and isinstance(selectable, readers):
             _read(selectable, descriptor, failed)
         else:
             serve(selectable, descriptor, event)

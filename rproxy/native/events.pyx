@@ -5,7 +5,7 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, EPERM, errno
 from libc.math cimport ceil
 
 cdef extern from "Python.h":
@@ -18,7 +18,9 @@ cdef extern from "sys/epoll.h" nogil:
         unsigned int events
         epoll_data data
     int epoll_wait(int number, epoll_event* events, int most, int timeout)
+    int epoll_ctl(int number, int change, int descriptor, epoll_event* event)
     unsigned int EPOLLIN
+    int EPOLL_CTL_ADD
 
 MOST = 256
 IN = EPOLLIN
@@ -29,7 +31,20 @@ cdef enum:
 cdef double LONGEST = 86400.0
 
 
-def turn(object poller, int number, double timeout, dict selectables, object serve, object stray, object failed):
+def watch(object poller, int descriptor, unsigned int event):
+    cdef int number = poller.fileno()
+    cdef epoll_event wanted
+    wanted.events = event
+    wanted.data.fd = descriptor
+    if epoll_ctl(number, EPOLL_CTL_ADD, descriptor, &wanted) < 0:
+        if errno == EPERM:
+            return False
+        PyErr_SetFromErrno(OSError)
+    return True
+
+
+def turn(object poller, int number, double timeout, dict selectables, type readers, object serve, object stray,
+         object failed):
     cdef epoll_event events[_MOST]
     cdef PyObject* due[_MOST]
     cdef PyObject* found
@@ -52,7 +67,7 @@ def turn(object poller, int number, double timeout, dict selectables, object ser
     try:
         while at < count:
             _deliver(<object>due[at] if due[at] is not NULL else None, events[at].data.fd, events[at].events,
-                     selectables, serve, stray, failed)
+                     selectables, readers, serve, stray, failed)
             at += 1
     finally:
         for at in range(count):
@@ -60,8 +75,8 @@ def turn(object poller, int number, double timeout, dict selectables, object ser
                 Py_DECREF(<object>due[at])
 
 
-cdef inline _deliver(object selectable, object descriptor, unsigned int event, dict selectables, object serve,
-                     object stray, object failed):
+cdef inline _deliver(object selectable, object descriptor, unsigned int event, dict selectables, type readers,
+                     object serve, object stray, object failed):
     cdef PyObject* now
     if selectable is None:
         stray(descriptor)
@@ -69,7 +84,7 @@ cdef inline _deliver(object selectable, object descriptor, unsigned int event, d
     now = PyDict_GetItemWithError(selectables, descriptor)
     if now is not <PyObject*>selectable:
         return
-    if event == EPOLLIN:
+    if event == EPOLLIN and isinstance(selectable, readers):
         raised = False
         try:
             why = selectable.doRead()

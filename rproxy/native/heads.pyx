@@ -70,10 +70,9 @@ cdef tuple _block(bytes buffer, Py_ssize_t at, Py_ssize_t limit, bytes known):
 def plain_request(bytes buffer not None, Py_ssize_t at, bytes known not None):
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t limit = PyBytes_GET_SIZE(buffer), method, target, start, end
-    if limit > at + _MAX_HEAD:
-        limit = at + _MAX_HEAD
     if at < 0 or at >= limit:
         return None
+    limit = min(limit, at + _MAX_HEAD)
     method = _run(text + at, min(limit - at, <Py_ssize_t>_MAX_METHOD), _TOKEN)
     start = at + method + 1
     if not method or start >= limit or text[start - 1] != 32:
@@ -92,9 +91,10 @@ def plain_request(bytes buffer not None, Py_ssize_t at, bytes known not None):
 def plain_response(bytes buffer not None, Py_ssize_t at, bytes known not None):
     cdef const char* text = PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t limit = PyBytes_GET_SIZE(buffer)
-    if limit > at + _MAX_HEAD:
-        limit = at + _MAX_HEAD
-    if at < 0 or at + _GOOD_SIZE > limit or memcmp(text + at, GOOD, _GOOD_SIZE):
+    if at < 0 or at >= limit:
+        return None
+    limit = min(limit, at + _MAX_HEAD)
+    if at + _GOOD_SIZE > limit or memcmp(text + at, GOOD, _GOOD_SIZE):
         return None
     found = _block(buffer, at + _GOOD_SIZE, limit, known)
     return None if found[1] < 0 else found

@@ -1,4 +1,4 @@
-"""Receiving from and sending to non-blocking sockets. Called by `transports`; see `native`.
+"""Accepting, receiving, sending without waiting. For `transports` and `services.listeners`; see `native`.
 
 Measured by `h1` in bench/: what the socket module does around a system call costs as much as the call's
 own way into the kernel.
@@ -7,6 +7,7 @@ own way into the kernel.
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any, Final
 
 CHUNK: Final = 65536
@@ -15,6 +16,21 @@ SEND: Final = 131072
 """Bytes that a send is given at most, so that a long queue is not copied for each of them."""
 LATER = frozenset((errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM))
 """What passes by itself: no room, a signal in between, the kernel short of memory."""
+
+
+def accept(sock: Any, number: int) -> tuple[int, Any] | None:
+    """A connection of the listening socket with this descriptor, or None if there is none now.
+
+    Its descriptor, which does not block and is closed in programs that are started; and the other end's
+    name as `socket.accept` gives it: host and port, with flow and scope for IPv6, else what the socket module
+    makes of it. Raises `OSError` as accept(2) fails.
+    """
+    try:
+        made, name = sock._accept()  # `accept` makes a socket of Python's class, at twice the cost
+    except BlockingIOError:
+        return None
+    os.set_blocking(made, False)
+    return made, name
 
 
 def receive(sock: Any, number: int) -> bytes | None:

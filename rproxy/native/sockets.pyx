@@ -4,6 +4,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
+from _socket import socket as SocketType
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 
 cdef extern from "Python.h":
@@ -12,7 +13,50 @@ cdef extern from "Python.h":
     char* AS_STRING "PyBytes_AS_STRING"(PyObject* text)
     object PyErr_SetFromErrno(object kind)
 
+cdef extern from "arpa/inet.h" nogil:
+    ctypedef unsigned int socklen_t
+    unsigned short ntohs(unsigned short number)
+    unsigned int ntohl(unsigned int number)
+    const char* inet_ntop(int family, const void* place, char* text, socklen_t size)
+    enum:
+        INET6_ADDRSTRLEN
+
+cdef extern from "netinet/in.h" nogil:
+    struct sockaddr:
+        pass
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        unsigned int sin6_flowinfo
+        in6_addr sin6_addr
+        unsigned int sin6_scope_id
+
+cdef extern from "unistd.h" nogil:
+    int close(int number)
+
+# accept4 is Linux's own.
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sys/socket.h>
+    """
+
 cdef extern from "sys/socket.h" nogil:
+    struct sockaddr_storage:
+        unsigned short ss_family
+    int accept4(int number, sockaddr* place, socklen_t* size, int flags)
+    int AF_INET
+    int AF_INET6
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
     ssize_t c_recv "recv"(int number, void* buffer, size_t size, int flags)
     ssize_t c_send "send"(int number, const void* buffer, size_t size, int flags)
     int MSG_NOSIGNAL
@@ -33,6 +77,40 @@ cdef PyObject* _spare = NULL
 
 cdef inline bint _later(int number) noexcept:
     return number == EAGAIN or number == EINTR or number == ENOBUFS or number == ENOMEM
+
+
+def accept(object sock, int number):
+    cdef sockaddr_storage place
+    cdef sockaddr_in* four = <sockaddr_in*>&place
+    cdef sockaddr_in6* six = <sockaddr_in6*>&place
+    cdef socklen_t size = sizeof(place)
+    cdef char text[INET6_ADDRSTRLEN]
+    cdef int made
+    made = accept4(number, <sockaddr*>&place, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if made < 0:
+        if errno == EAGAIN:
+            return None
+        PyErr_SetFromErrno(OSError)
+    try:
+        if size and place.ss_family == AF_INET:
+            inet_ntop(AF_INET, &four.sin_addr, text, INET6_ADDRSTRLEN)
+            return made, (text.decode("ascii"), ntohs(four.sin_port))
+        if size and place.ss_family == AF_INET6 and six.sin6_scope_id == 0:
+            inet_ntop(AF_INET6, &six.sin6_addr, text, INET6_ADDRSTRLEN)
+            return made, (text.decode("ascii"), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo), 0)
+        return made, _name(sock, made)
+    except BaseException:
+        close(made)
+        raise
+
+
+cdef object _name(object sock, int made):
+    """By the socket module, for what is seldom: links with a scope, unix sockets, a client that has left."""
+    other = SocketType(sock.family, sock.type, sock.proto, made)
+    try:
+        return other.getpeername()
+    finally:
+        other.detach()
 
 
 def receive(object sock, int number):

@@ -59,9 +59,8 @@ class Outbound(Stream):
         """Hand the connected transport to its protocol."""
         self.protocol = protocol
         self.connected = 1
+        self.startReading()
         protocol.makeConnection(self)
-        if self.connected and not self.disconnecting:
-            self.startReading()
 
     def abandon(self) -> None:
         """Give up while not connected; nothing is called any more."""

@@ -59,11 +59,7 @@ _CHUNK_END: Final = Phase.CHUNK_END
 _TRAILERS: Final = Phase.TRAILERS
 _UNTIL_CLOSE: Final = Phase.UNTIL_CLOSE
 _BY_LENGTH: Final = Framing.LENGTH
-_STARTS = {
-    Framing.LENGTH: _LENGTH,
-    Framing.CHUNKED: _CHUNK_LINE,
-    Framing.UNTIL_CLOSE: _UNTIL_CLOSE,
-}
+_BY_CHUNKS: Final = Framing.CHUNKED
 
 
 class MessageReader:
@@ -147,7 +143,10 @@ class MessageReader:
 
     def _start_body(self, framing: Framing, length: int) -> None:
         self._left = length
-        self._phase = self.AFTER if framing is _BY_LENGTH and not length else _STARTS[framing]
+        if framing is _BY_LENGTH:
+            self._phase = _LENGTH if length else self.AFTER
+        else:
+            self._phase = _CHUNK_LINE if framing is _BY_CHUNKS else _UNTIL_CLOSE
 
     def _refuse(self, refusal: Refusal) -> Refusal:
         """End the reading for good; whatever follows a fault is not to be trusted."""

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,20 @@ class HalfClosing:
             while chunk := ours.recv(CHUNK):
                 self._tls.write(chunk)
                 self.stream.sendall(self._out.read())
+
+    def send(self, octets: bytes) -> None:
+        self._tls.write(octets)
+        self.stream.sendall(self._out.read())
+
+    def complain(self) -> None:
+        """Take what has come for something that was tampered with: a fatal alert."""
+        octets = bytearray(self.stream.recv(CHUNK))
+        octets[-1] ^= 1
+        self._got.write(octets)
+        with suppress(ssl.SSLError):
+            while self._tls.read(CHUNK):
+                pass
+        self.stream.sendall(self._out.read())
 
     def receive_all(self) -> tuple[int, str]:
         """What comes until the other side's goodbye."""

@@ -54,9 +54,10 @@ def test_a_target_is_what_connect_takes(host: str, target: object) -> None:
     assert target_of(host, 443) == target
 
 
-def test_an_interface_that_is_not_there_is_an_error() -> None:
+@pytest.mark.parametrize("zone", ["nonesuch0", "²"])
+def test_an_interface_that_is_not_there_is_an_error(zone: str) -> None:
     with pytest.raises(OSError):
-        target_of("fe80::1%nonesuch0", 443)
+        target_of(f"fe80::1%{zone}", 443)
 
 
 def test_fixed_targets_are_given_as_they_are() -> None:

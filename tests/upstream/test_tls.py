@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rproxy.deadlines import Deadlines
 from rproxy.errors import PeerTimeout, PeerUnreachable
 from rproxy.services.certificates import server_context
 from rproxy.tls import HANDSHAKE, TLSTransport
 from rproxy.upstream.tls import NO_HTTP2, client_options
+from rproxy.wire.clienthello import HelloReader
 from tests.tlspeers import CLIENT_ONLY, OLD, PKCS8, Inner, Made, Pipe, days, key_of, key_pem, make
 
 ROOT = make(ca=True, number=1)
@@ -45,10 +48,10 @@ class Asking(Protocol):
 class Meeting:
     """Our client and a server in memory."""
 
-    def __init__(self, options: Any, context: SSL.Context) -> None:
+    def __init__(self, options: Any, context: SSL.Context, asking: Any = None) -> None:
         connection = SSL.Connection(context)
         connection.set_accept_state()
-        self.asking, self.inner = Asking(), Inner()
+        self.asking, self.inner = asking or Asking(), Inner()
         self.client: Any = options.wrap(self.asking)
         self.server = TLSTransport(self.inner, connection, None, 0)
         self.near, self.far = Pipe(), Pipe()
@@ -137,6 +140,18 @@ def test_something_else_can_be_offered(tmp_path: Path, ca: Path) -> None:
     options = client_options("api.internal", ca_path=ca)
     assert Meeting(options.offering(b"h2"), context).run().client.negotiatedProtocol == b"h2"
     assert Meeting(options, context).run().client.negotiatedProtocol == b"http/1.1"
+
+
+@pytest.mark.parametrize("protocols", [(), (b"http/1.1",), (b"x", b"y")])
+def test_the_hello_lists_what_is_offered_and_has_no_alpn_where_that_is_nothing(
+    tmp_path: Path, ca: Path, protocols: tuple[bytes, ...]
+) -> None:
+    options = client_options("api.internal", ca_path=ca, protocols=protocols)
+    meeting = Meeting(options, serving(tmp_path, GOOD, protocols=protocols))
+    hello = HelloReader().feed(meeting.near.value())
+    assert hello is not None
+    assert hello.alpn == protocols
+    assert meeting.run().works
 
 
 @pytest.mark.parametrize(("offered", "told"), [(b"h2", NO_HTTP2), (b"http/1.1", NO_ALPN)])
@@ -304,6 +319,39 @@ def test_a_peer_that_never_answers_is_a_timeout(ca: Path) -> None:
 def test_a_loss_after_the_handshake_is_an_ordinary_one(tmp_path: Path, ca: Path) -> None:
     meeting = Meeting(client_options("api.internal", ca_path=ca), serving(tmp_path, GOOD)).run()
     assert not isinstance(meeting.lose(), PeerUnreachable)
+
+
+@implementer(IHalfCloseableProtocol)
+class Halves(Asking):
+    """As the clients of HTTP, which go by halves where there is no TLS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = 0
+
+    def readConnectionLost(self) -> None:
+        self.ended += 1
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("by_halves", [False, True])
+def test_the_goodbye_of_a_peer_ends_both_directions_but_for_a_relay(
+    tmp_path: Path, ca: Path, by_halves: bool
+) -> None:
+    """An idle connection to an HTTP server that says it will not be used again."""
+
+    class Options:
+        def wrap(self, asking: Any) -> Any:
+            return client_options("api.internal", ca_path=ca).wrap(asking, by_halves=by_halves)
+
+    meeting = Meeting(Options(), serving(tmp_path, GOOD), Halves()).run()
+    assert meeting.works
+    meeting.server.loseWriteConnection()
+    meeting.client.dataReceived(meeting.far.value())
+    assert meeting.near.disconnecting == (not by_halves)
+    assert meeting.asking.ended == by_halves
 
 
 # Client certificates

@@ -1,8 +1,9 @@
-"""What Twisted finds of rproxy: `twistd rproxy` and the endpoint strings `acceptproxy:` and `sendproxy:`.
+"""What Twisted finds of rproxy: `twistd rproxy`, the reactor of `-r rproxy`, `acceptproxy:` and `sendproxy:`.
 
 Read by every Twisted program that looks for plugins, so it imports little.
 """
 
+from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 
 from rproxy.endpoints import AcceptProxyParser, SendProxyParser
@@ -12,3 +13,6 @@ service = ServiceMaker(  # type: ignore[no-untyped-call]
 )
 acceptproxy = AcceptProxyParser()
 sendproxy = SendProxyParser()
+reactor = Reactor(  # type: ignore[no-untyped-call]
+    "rproxy", "rproxy.reactor", "epoll(7) with rproxy's event loop and transports."
+)
