@@ -127,6 +127,30 @@ class Pulled:
     def stopProducing(self) -> None: ...
 
 
+class Closing(Pipe):
+    """A transport that can be closed without another turn of the loop."""
+
+    closed = False
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_behind_both_goodbyes_the_transport_is_closed_at_once(context: SSL.Context, ours_first: bool) -> None:
+    client, pipe = MemoryClient(), Closing()
+    server = ours(context, Remembering())
+    server.makeConnection(pipe)
+    converse(client, server, pipe, lambda octets: [octets])
+    if ours_first:
+        server.loseConnection()
+        client.take(pipe.value())
+    assert (client.closed, pipe.closed, pipe.disconnecting) == (ours_first, False, False)
+    server.dataReceived(client.goodbye())
+    assert (pipe.closed, pipe.disconnecting) == (True, False)
+
+
 def test_a_client_may_say_goodbye_while_a_producer_is_pulled(context: SSL.Context) -> None:
     inner, client, pipe = Remembering(), MemoryClient(), Pipe()
     server = ours(context, inner)

@@ -150,8 +150,9 @@ def test_both_add_the_same_to_records(twins: Twins, context: SSL.Context) -> Non
         assert frames(python.sealed(octets, 0)) == frames(compiled.sealed(octets, 0))
 
 
-def test_more_than_the_most_is_taken_in_parts(served: Served) -> None:
-    octets, at = bytes(range(251)) * 4096, 0
+@pytest.mark.parametrize("rest", [700, RECORD + 700])
+def test_more_than_the_most_is_taken_in_parts(served: Served, rest: int) -> None:
+    octets, at = (bytes(range(251)) * 1200)[: 2 * MOST + rest], 0
     while at < len(octets):
         served.client.take(served.records.sealed(octets, at))
         assert served.records.taken == min(MOST, len(octets) - at)
