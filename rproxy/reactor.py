@@ -74,11 +74,12 @@ class ProxyReactor(EPollReactor):
         """An event that is about more than reading."""
         try:
             reading, why = self._tell(selectable, descriptor, event)
-            if selectable.fileno() != descriptor:
-                if self._selectables.get(descriptor) is not selectable:
-                    return  # it closed itself, and the number may be another's
-                reading, why = False, GONE
-            elif why is None:
+            if self._selectables.get(descriptor) is selectable:
+                if selectable.fileno() != descriptor:
+                    reading, why = False, GONE
+            elif why is not None and selectable.fileno() != descriptor:
+                return  # it closed itself, and the number may be another's
+            if why is None:
                 return
         except BaseException as mistake:
             log.failure("in {selectable}", selectable=selectable.logPrefix())
