@@ -74,7 +74,8 @@ class ProxyReactor(EPollReactor):
         """An event that is about more than reading."""
         try:
             reading, why = self._tell(selectable, descriptor, event)
-            if self._selectables.get(descriptor) is selectable:
+            stays = self._selectables.get(descriptor) is selectable
+            if stays:
                 if selectable.fileno() != descriptor:
                     reading, why = False, GONE
             elif why is not None and selectable.fileno() != descriptor:
