@@ -44,6 +44,7 @@ COMPILED = (
     "transports",
     "reactor",
     "splice",
+    "parting",
     "openssl",
     "wrapping",
     "tls",
@@ -94,6 +95,9 @@ COMPILED = (
     "services/answers",
     "services/lines",
     "services/requestlog",
+    "services/access",
+    "services/userlog",
+    "services/routing",
 )
 """The modules that run for every request; the others would gain nothing."""
 TWINS = (

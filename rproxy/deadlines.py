@@ -9,15 +9,15 @@ a time-out is late by up to two buckets, never early. Measured by `sni_conn` in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-TICK = 0.25
+TICK: Final = 0.25
 """Seconds per bucket."""
-PRECISE = 2.0
+PRECISE: Final = 2.0
 """Seconds below which lateness would matter: those get a reactor timer of their own."""
 
 Expire = Callable[[], object]

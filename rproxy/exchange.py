@@ -23,13 +23,13 @@ from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Peer
 from rproxy.wire.message import BadRequest, BadResponse, Fields, Framing, Headers, Piece, Request, Response
 
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """Methods that may be asked twice when the first time nothing came back (RFC 9110 §9.2.2)."""
-CLIENT_LEFT = 499
+CLIENT_LEFT: Final = 499
 """nginx's status for a client that left before it was answered; only in the log."""
-MOST_HELD = 65536
+MOST_HELD: Final = 65536
 """Bytes of a request's body that wait for a peer; then the client is not read."""
-MOST_REPEATS = 3
+MOST_REPEATS: Final = 3
 """Times that a request is asked again at a peer that is not to blame. A connection that was idle breaks once;
 a shared one may be renewed by others in between, and the request itself may be what breaks it."""
 

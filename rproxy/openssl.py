@@ -6,7 +6,7 @@ Called by `tls`, `upstream.tls` and the services that keep certificates. Imports
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from rproxy.keypair import KeyPair
 from rproxy.native.tlsbytes import RECORD
 
-_ffi: Any = Binding.ffi
+_ffi: Final[Any] = Binding.ffi
 
 
 class Scratch:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import INegotiated, IPullProducer
 from twisted.protocols.policies import ProtocolWrapper
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from rproxy.transports import Stream, unsent_of
 
@@ -20,6 +20,8 @@ PATIENCE: Final = 5.0
 
 def is_twisteds_tls(transport: Any) -> bool:
     """Whether Twisted's `tls:` or `ssl:` endpoints have made it, or `startTLS`; bytes must not go past it."""
+    if isinstance(transport, Stream):
+        return bool(getattr(transport, "TLS", False))
     wrapped = isinstance(transport, ProtocolWrapper) and INegotiated.providedBy(transport)
     return wrapped or bool(getattr(transport, "TLS", False))
 
@@ -41,7 +43,6 @@ def _nothing() -> None:
     """Stands for what a transport does not have."""
 
 
-@implementer(IPullProducer)
 class Parting:
     """Resets `transport`, which has no producer, once its buffer is empty or `PATIENCE` is over.
 
@@ -66,3 +67,6 @@ class Parting:
         """The transport's call when it is lost, in whatever way."""
         if self._timer.active():
             self._timer.cancel()
+
+
+classImplements(Parting, IPullProducer)

@@ -22,11 +22,13 @@ from rproxy.dialling import Connector, UnixConnector
 from rproxy.native.events import turn, watch
 from rproxy.ports import Port, UnixPort, adopted_connection, adopted_port
 from rproxy.transports import DONE, Stream
+from rproxy.transports import END as ENDED
+from rproxy.transports import LOST as BROKEN
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-LOST = Failure(main.CONNECTION_LOST)
-GONE = ConnectionFdescWentAway("Filedescriptor went away")
+LOST: Final = Failure(main.CONNECTION_LOST)
+GONE: Final = ConnectionFdescWentAway("Filedescriptor went away")
 IN: Final[int] = EPOLLIN
 OUT: Final[int] = EPOLLOUT
 HUNG_UP: Final[int] = EPOLLHUP | EPOLLERR
@@ -110,17 +112,13 @@ class ProxyReactor(EPollReactor):
 
     def _disconnectSelectable(self, selectable: Any, why: Any, isRead: Any, *more: Any) -> None:
         """As Twisted's, which asks each connection whether it knows half-closes: ours do."""
-        if not isinstance(selectable, Stream) or (
-            why is not main.CONNECTION_DONE and why is not main.CONNECTION_LOST
-        ):
+        if not isinstance(selectable, Stream) or (why is not ENDED and why is not BROKEN):
             super()._disconnectSelectable(selectable, why, isRead, *more)
-            return
-        self.removeReader(selectable)
-        if isRead and why is main.CONNECTION_DONE:
+        elif why is ENDED and isRead:
+            self.removeReader(selectable)
             selectable.readConnectionLost(DONE)
-            return
-        self.removeWriter(selectable)
-        selectable.connectionLost(DONE if why is main.CONNECTION_DONE else LOST)
+        else:
+            selectable.connectionLost(LOST if why is BROKEN else DONE)  # which takes it out of everything
 
     def addReader(self, reader: Any) -> None:
         """As `IReactorFDSet.addReader`."""

@@ -20,7 +20,7 @@ from zope.interface import classImplements
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
-from rproxy.parting import Parting, end_half, is_twisteds_tls
+from rproxy.parting import Parting, end_half
 from rproxy.splice import Pipes, Pump, is_plain
 from rproxy.transports import close, in_kernel, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
@@ -30,6 +30,7 @@ from rproxy.wire.alert import alert_record
 from rproxy.wire.proxyheader import encode_v1, encode_v2
 
 SIOCOUTQNSD: Final = 0x894B
+_TIOCOUTQ: Final[int] = TIOCOUTQ
 IDLE_CHECKS: Final = 4
 """Looks per idle limit: a relay ends between 1 and 1 1/4 limits after its last byte."""
 
@@ -191,7 +192,7 @@ class End:
 def join_ends(one: End, other: End, pipes: Pipes) -> None:
     """Let the bytes of two connected ends run into each other."""
     one.far, other.far = other, one
-    if _is_pumped(one.transport) and _is_pumped(other.transport):
+    if is_plain(one.transport) and is_plain(other.transport):
         one.pump = Pump(one.transport, other.transport, pipes)
         other.pump = Pump(other.transport, one.transport, pipes)
     else:
@@ -209,7 +210,7 @@ class Downstream(End):
         self._started = factory.reactor.seconds()
         self._early: list[bytes] = []
         self._timer: Deadline | None = None
-        self._seen = (-1, 0)
+        self._seen = (0, 0)
         self._peer: Peer | None = None
         self._reason = ""
         self._finished = False
@@ -253,7 +254,8 @@ class Downstream(End):
         if self.ended:
             self.readConnectionLost()
         if self._factory.idle_timeout:
-            self._watch()
+            self._seen = (self.received, 0)
+            self._look_later()
 
     def _watch(self) -> None:
         """Every quarter of the idle limit: has anything moved? No chunk pays for the clock."""
@@ -266,7 +268,10 @@ class Downstream(End):
         if unchanged >= IDLE_CHECKS:
             self._timer = None
             self._abort("idle")
-            return
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
         self._timer = self._factory.deadlines.after(self._factory.idle_timeout / IDLE_CHECKS, self._watch)
 
     def ends_as(self, reason: str) -> None:
@@ -359,13 +364,9 @@ def _why(reason: Failure, side: str) -> str:
     return "closed" if reason.type is ConnectionDone else f"{side}_reset"
 
 
-def _is_pumped(transport: Any) -> bool:
-    return is_plain(transport) and not is_twisteds_tls(transport)
-
-
 def _untaken(transport: Any) -> int:
     """Bytes that the kernel has taken and not sent, because the other side has no room for them."""
-    return in_kernel(transport, SIOCOUTQNSD, TIOCOUTQ)  # the second for unix sockets
+    return in_kernel(transport, SIOCOUTQNSD, _TIOCOUTQ)  # the second for unix sockets
 
 
 classImplements(RelayFactory, IProtocolFactory)

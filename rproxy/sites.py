@@ -35,7 +35,7 @@ MOST_NAMES: Final = 1024
 """Host fields whose canonical names are kept: the same few come again and again."""
 LONGEST: Final = 262
 """Bytes of those: a name in full length and a port."""
-SAFE = frozenset((b"GET", b"HEAD"))
+SAFE: Final = frozenset((b"GET", b"HEAD"))
 
 
 class Sticky:
@@ -248,4 +248,4 @@ def _redirect(site: Site, request: Request, name: str | None) -> Redirect | Unkn
 
 # Looked up once: in 3.11 a member of an Enum costs as much as a call.
 _LENGTH: Final = Framing.LENGTH
-_kept_name = lru_cache(MOST_NAMES)(_name)
+_kept_name: Final = lru_cache(MOST_NAMES)(_name)

@@ -12,22 +12,24 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
-from rproxy.native.sockets import CHUNK, receive, send
-from rproxy.transports import END, LOST, Mover, Stream
+from rproxy.native import sockets
+from rproxy.transports import END, LOST, Mover, Stream, receive, send
 
-BULK = 65536
+BULK: Final = 65536
 """Bytes after which a direction is taken for a bulk transfer; below it two splices cost more than a copy."""
-PIPE_SIZE = 1 << 20
+PIPE_SIZE: Final = 1 << 20
 """Bytes a pipe holds and one turn of the loop moves; the kernel's default, 64 KiB, costs 3 times the CPU."""
-ENDLESS = 1 << 62
+ENDLESS: Final = 1 << 62
 """The limit of a pump that has none."""
-IDLE_PIPES = 16
+IDLE_PIPES: Final = 16
 """Empty pipes kept for the next turn; each costs two file descriptors and, while empty, no memory."""
-SPLICE_FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
+SPLICE_FLAGS: Final = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
+
+_CHUNK: Final = sockets.CHUNK
 
 Pipe = tuple[int, int]
 
@@ -120,7 +122,7 @@ class Pump(Mover):
         """While little has been seen."""
         source = self._source
         try:
-            if self._left >= CHUNK:
+            if self._left >= _CHUNK:
                 chunk = receive(source.socket, source.number)
             else:
                 chunk = source.socket.recv(self._left)

@@ -21,7 +21,6 @@ from rproxy.transports import Accepted, twisted_address
 class Complete(OverStream):
     """Stands before `Stream`, or what inherits from it, among the bases of a transport."""
 
-    TLS = False
     logstr = "Uninitialized"
     """What `logPrefix` gives: the protocol's name, and which connection it is."""
     calls: ClassVar[bool]

@@ -13,12 +13,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from array import array
 from collections.abc import Callable, Iterable
-from fcntl import ioctl
 from functools import lru_cache
 from termios import TIOCOUTQ
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mypy_extensions import mypyc_attr
 from twisted.internet import address, main
@@ -37,19 +35,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
-from rproxy.native.sockets import SEND, receive, send
+from rproxy.native import sockets
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
 MOST_QUEUED: Final = 65536
 """Bytes of a queue above which a producer is paused; Twisted's, too."""
-DONE = Failure(main.CONNECTION_DONE)
-ABORTED = Failure(ConnectionAborted())
-LOST: Any = main.CONNECTION_LOST
-END: Any = main.CONNECTION_DONE
-HALF_CLOSEABLE: Any = IHalfCloseableProtocol
-RESET = struct.pack("ii", 1, 0)
+DONE: Final = Failure(main.CONNECTION_DONE)
+ABORTED: Final = Failure(ConnectionAborted())
+LOST: Final[Any] = main.CONNECTION_LOST
+END: Final[Any] = main.CONNECTION_DONE
+HALF_CLOSEABLE: Final[Any] = IHalfCloseableProtocol
+RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing resets the other side."""
+# Names of this module, which cost a compiled caller nothing to find.
+receive: Final = sockets.receive
+send: Final = sockets.send
+_shut: Final = sockets.shut
+_queued: Final = sockets.queued
+_SEND: Final = sockets.SEND
+_TIOCOUTQ: Final[int] = TIOCOUTQ
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -66,6 +71,9 @@ class Mover:
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Stream:
     """A connected stream socket as a Twisted transport."""
+
+    TLS: ClassVar[bool] = False
+    """Whether `startTLS` was called, see `starttls`; Twisted's transports have the same."""
 
     def __init__(self, reactor: Any, sock: Any, place: Any) -> None:
         """`sock` is a socket, or the C class that one inherits from; `place` is the other end's name."""
@@ -156,7 +164,7 @@ class Stream:
             return None
         if self.writes is not None:
             return self.writes.writable()
-        if len(self.dataBuffer) - self.offset < SEND:
+        if len(self.dataBuffer) - self.offset < _SEND:
             rest = [self.dataBuffer[self.offset :], *self._tempDataBuffer]
             self.dataBuffer, self.offset = b"".join(rest), 0
             self._tempDataBuffer, self._tempDataLen = [], 0
@@ -205,10 +213,7 @@ class Stream:
             self._shut_write_side()
 
     def _shut_write_side(self) -> None:
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the other side has gone, which reading will tell
+        _shut(self.socket, self.number)  # if the other side has gone, reading will tell
         protocol = _half_closer(self.protocol)
         if protocol is not None:
             self._tell(protocol.writeConnectionLost)
@@ -387,7 +392,7 @@ def _half_closer(protocol: Any) -> Any:
 
 
 # Asking takes ten times as long as looking up, and programs have few classes of protocols.
-_half_closes: Callable[[Any], Any] = lru_cache(256)(HALF_CLOSEABLE.implementedBy)
+_half_closes: Final[Callable[[Any], Any]] = lru_cache(256)(HALF_CLOSEABLE.implementedBy)
 
 
 def close(transport: Any) -> None:
@@ -428,19 +433,17 @@ def unsent_of(transport: Any) -> int:
 
 def unacknowledged(transport: Any) -> int:
     """Bytes that the other side has not acknowledged, in our queue and in the kernel's (tcp(7), SIOCOUTQ)."""
-    return unsent_of(transport) + in_kernel(transport, TIOCOUTQ)
+    return unsent_of(transport) + in_kernel(transport, _TIOCOUTQ)
 
 
 def in_kernel(transport: Any, *questions: int) -> int:
     """Bytes in the kernel's queue, by the first of these ioctls (tcp(7)) that the socket knows; else 0."""
-    count = array("i", [0])
-    for question in questions:
-        try:
-            ioctl(transport.getHandle(), question, count)
-        except (AttributeError, TypeError, OSError, ValueError):  # closed, of another kind, or no socket
-            continue
-        return count[0]
-    return 0
+    if isinstance(transport, Stream):
+        return int(_queued(transport.number, *questions))
+    try:
+        return int(_queued(transport.getHandle().fileno(), *questions))
+    except (AttributeError, TypeError, ValueError):  # closed, or no socket
+        return 0
 
 
 classImplements(

@@ -21,21 +21,12 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.splice import BULK, CHUNK, IDLE_PIPES, PIPE_SIZE, Pipe, Pipes, Pump
+from rproxy.native.sockets import CHUNK
+from rproxy.splice import BULK, IDLE_PIPES, PIPE_SIZE, Pipe, Pipes, Pump
 from rproxy.transports import Accepted
 from tests.fakes import Loop, Unreliable, open_files
-from tests.native.twins import one_for
 
 real_splice = os.splice
-
-
-@pytest.fixture(autouse=True, scope="module")
-def asked() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for function in ("receive", "send"):
-            for module in ("splice", "transports"):
-                patch.setattr(f"rproxy.{module}.{function}", one_for(Unreliable, "sockets", function))
-        yield
 
 
 def content(size: int, seed: int = 0) -> bytes:

@@ -19,13 +19,6 @@ from twisted.python.failure import Failure
 
 from rproxy.transports import Accepted, in_kernel, unacknowledged
 from tests.fakes import Loop, Remembering, Unreliable, open_files
-from tests.native.twins import one_for
-
-
-@pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function in ("receive", "send"):
-        monkeypatch.setattr(f"rproxy.transports.{function}", one_for(Unreliable, "sockets", function))
 
 
 class Pair:

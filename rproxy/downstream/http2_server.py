@@ -7,7 +7,7 @@ connection are in `http2_watch`, those of a request in `http2_stream`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.python.failure import Failure
@@ -35,12 +35,12 @@ from rproxy.wire.http2_events import (
 if TYPE_CHECKING:
     from rproxy.downstream.http_factory import HttpFactory
 
-BATCH = 65536
+BATCH: Final = 65536
 """Bytes of bodies written in one go: what Twisted's transports hold before they say that it is enough."""
-MOST_ANSWERED = 65536
+MOST_ANSWERED: Final = 65536
 """Bytes that were written although the transport is full, answers to PING and the like: then a client that
 takes nothing is not read either."""
-MOST_DISCARDED = 1 << 20
+MOST_DISCARDED: Final = 1 << 20
 """Bytes dropped of what a client still sends while we close; one that sends on and on is cut off."""
 
 

@@ -27,11 +27,11 @@ from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Re
 if TYPE_CHECKING:
     from rproxy.downstream.http2_server import Http2Server
 
-MOST_QUEUED = 65536
+MOST_QUEUED: Final = 65536
 """Bytes of a response that wait for the client; then the peer is not read. One read of it may come on top."""
-MOST_DISCARDED = 1 << 20
+MOST_DISCARDED: Final = 1 << 20
 """Bytes of a request that are dropped after its response; then the client is told to stop."""
-FEW_QUEUED = 16384
+FEW_QUEUED: Final = 16384
 """Bytes below which the peer is read again: one frame, so that the next is there when its turn comes."""
 
 _LENGTH: Final = Framing.LENGTH

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rproxy.downstream.http2_stream import Stream
 
-PER_TURN = 64
+PER_TURN: Final = 64
 """Bytes that a turn counts for in any case: it costs something, also when nothing can be sent."""
 
 

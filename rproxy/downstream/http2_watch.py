@@ -5,7 +5,7 @@ As in `http_watch` one lazily set timer looks at a connection now and then; it l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.downstream.http_watch import LINGER
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from rproxy.downstream.http2_server import Http2Server
     from rproxy.downstream.http2_stream import Stream
 
-PING_AFTER = 30.0
+PING_AFTER: Final = 30.0
 """Seconds without a byte from a client with open streams after which it is asked whether it is there: below
 the minute or more after which NATs and firewalls forget connections."""
-PONG_WITHIN = 20.0
+PONG_WITHIN: Final = 20.0
 """Seconds within which it has to answer; grpc waits as long."""
-LAST_CALL = 1.0
+LAST_CALL: Final = 1.0
 """Seconds between the two GOAWAY of a drain, at most: several round trips."""
 _ALIVE, _LAST = b"rproxy-a", b"rproxy-l"
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rproxy.downstream.http2_server import Http2Server
     from rproxy.downstream.http_factory import HttpFactory
 
-MOST_PIPELINED = 65536
+MOST_PIPELINED: Final = 65536
 """Bytes of further requests kept while one is served: more than any browser sends, then we stop reading."""
 PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 """What an HTTP/2 connection begins with, and no HTTP/1 request."""

@@ -6,7 +6,7 @@ A connection is looked at now and then by one lazily set timer; all of a client'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import PeerTimeout, Refusal, TooSlow
@@ -16,11 +16,11 @@ from rproxy.transports import unacknowledged
 if TYPE_CHECKING:
     from rproxy.downstream.http_server import HttpServer
 
-LINGER = 2.0
+LINGER: Final = 2.0
 """Seconds for which a client that still sends is listened to after the last answer."""
-STREAMS = 64
+STREAMS: Final = 64
 """Requests at a time on one HTTP/2 connection, as rpxy: browsers ask for 100 and are content with less."""
-LOOKS = 4
+LOOKS: Final = 4
 """Looks at a connection per shortest time limit: a limit is exceeded by at most a quarter."""
 
 
@@ -43,7 +43,11 @@ class HttpLimits:
     @property
     def look_every(self) -> float:
         """How often a connection has to be looked at."""
-        return max(0.05, min(self.head, self.keep_alive, self.body, self.shortest, 20.0) / LOOKS)
+        least = 20.0
+        for limit in (self.head, self.keep_alive, self.body, self.shortest):
+            if limit < least:
+                least = limit
+        return max(0.05, least / LOOKS)
 
 
 class Watch:

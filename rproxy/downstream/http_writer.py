@@ -14,11 +14,11 @@ from rproxy.splice import Pipes, Pump, is_plain
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
 from rproxy.wire.message import Fields, Framing, Headers, Pair, Piece, Request
 
-SPLICE_FROM = 1 << 18
+SPLICE_FROM: Final = 1 << 18
 """Bytes of a body still to come from which the kernel moves it; below, setting that up costs more."""
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
-CLOSE: Pair = (b"Connection", b"close")
-KEEP: Pair = (b"Connection", b"keep-alive")
+REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+CLOSE: Final[Pair] = (b"Connection", b"close")
+KEEP: Final[Pair] = (b"Connection", b"keep-alive")
 
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED

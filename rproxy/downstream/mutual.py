@@ -30,7 +30,7 @@ from rproxy.policy.identity import ClientPolicy, Identity
 from rproxy.tls import HANDSHAKE, ByHalves
 from rproxy.wire.sealedalert import sealed_alert
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
 INTERNAL_ERROR: Final = 80
 """The alert for what TLS has no word for, such as too many connections (RFC 8446 §6.2)."""

@@ -9,7 +9,7 @@ on the way to a route ends here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
 from twisted.logger import Logger
@@ -27,17 +27,17 @@ from rproxy.wire.alert import alert_record
 from rproxy.wire.clienthello import HelloReader, looks_like_http
 from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_header
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-HALF_CLOSEABLE: Any = IHalfCloseableProtocol
-LINGER = 1.0
+HALF_CLOSEABLE: Final[Any] = IHalfCloseableProtocol
+LINGER: Final = 1.0
 """Seconds for which a refused client's bytes are read and dropped: closing on unread ones would be a
 reset, and the reset would overtake the alert."""
-LINGER_BYTES = 1 << 20
+LINGER_BYTES: Final = 1 << 20
 """Bytes dropped at most in that time; a client that sends on and on is reset."""
 
-PLAIN_HTTP_BODY = b"This port speaks TLS and got a plain HTTP request. Use https:// to reach it.\n"
-PLAIN_HTTP = (
+PLAIN_HTTP_BODY: Final = b"This port speaks TLS and got a plain HTTP request. Use https:// to reach it.\n"
+PLAIN_HTTP: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nServer: rproxy\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(PLAIN_HTTP_BODY), PLAIN_HTTP_BODY)
 )

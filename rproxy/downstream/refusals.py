@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rproxy.errors import LastHop, RateLimited, Redirect, Refusal
 from rproxy.sites import Site
 from rproxy.wire.message import Fields, Pair, Request
 
-METHODS = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
+METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
 """What `Allow` lists: all that go through everywhere."""
 
 

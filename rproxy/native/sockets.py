@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+from array import array
+from fcntl import ioctl
 from typing import Any, Final
 
 CHUNK: Final = 65536
@@ -60,3 +63,23 @@ def send(sock: Any, number: int, data: bytes, start: int) -> int:
             return 0
         raise
     return sent
+
+
+def shut(sock: Any, number: int) -> None:
+    """Shut the writing half of the socket with this descriptor; who has gone needs not be told."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def queued(number: int, *questions: int) -> int:
+    """Bytes in the kernel's queue, by the first of these ioctls (tcp(7)) that the socket knows; else 0."""
+    count = array("i", [0])
+    for question in questions:
+        try:
+            ioctl(number, question, count)
+        except (OSError, ValueError):  # of another kind, or closed
+            continue
+        return count[0]
+    return 0

@@ -4,6 +4,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
+import os
 from _socket import socket as SocketType
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 
@@ -59,7 +60,12 @@ cdef extern from "sys/socket.h" nogil:
     int SOCK_CLOEXEC
     ssize_t c_recv "recv"(int number, void* buffer, size_t size, int flags)
     ssize_t c_send "send"(int number, const void* buffer, size_t size, int flags)
+    int c_shutdown "shutdown"(int number, int how)
     int MSG_NOSIGNAL
+    int SHUT_WR
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int number, unsigned long question, int* answer)
 
 CHUNK = 65536
 SEND = 131072
@@ -71,8 +77,15 @@ cdef enum:
     # Above this the buffer itself is given away, cut to size; below, a copy costs less than a new buffer.
     _COPY = 8192
 
+cdef type _SOCKET = SocketType
+
 # The next read goes here. Used only while the interpreter's lock is held, which a read does not give up.
 cdef PyObject* _spare = NULL
+
+
+cdef inline bint _is_socket(object sock) noexcept:
+    """Whether the kernel may be asked by the number; what else looks like a socket is asked itself."""
+    return isinstance(sock, _SOCKET)
 
 
 cdef inline bint _later(int number) noexcept:
@@ -86,6 +99,8 @@ def accept(object sock, int number):
     cdef socklen_t size = sizeof(place)
     cdef char text[INET6_ADDRSTRLEN]
     cdef int made
+    if not _is_socket(sock):
+        return _accept_from(sock)
     made = accept4(number, <sockaddr*>&place, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if made < 0:
         if errno == EAGAIN:
@@ -104,6 +119,15 @@ def accept(object sock, int number):
         raise
 
 
+cdef object _accept_from(object sock):
+    try:
+        made, name = sock._accept()
+    except BlockingIOError:
+        return None
+    os.set_blocking(made, False)
+    return made, name
+
+
 cdef object _name(object sock, int made):
     """By the socket module, for what is seldom: links with a scope, unix sockets, a client that has left."""
     other = SocketType(sock.family, sock.type, sock.proto, made)
@@ -117,6 +141,8 @@ def receive(object sock, int number):
     global _spare
     cdef ssize_t count
     cdef PyObject* given
+    if not _is_socket(sock):
+        return _receive_from(sock)
     if _spare is NULL:
         _spare = FromStringAndSize(NULL, _CHUNK)
     count = c_recv(number, AS_STRING(_spare), _CHUNK, 0)
@@ -134,16 +160,55 @@ def receive(object sock, int number):
     return result
 
 
+cdef object _receive_from(object sock):
+    try:
+        return sock.recv(_CHUNK)
+    except OSError as problem:
+        if problem.errno in LATER:
+            return None
+        raise
+
+
 def send(object sock, int number, bytes data not None, Py_ssize_t start):
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data) - start
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef ssize_t count
-    if size < 0 or start < 0:
+    if start < 0 or start > size:
         raise ValueError("outside of the bytes")
+    size -= start
     if size > _SEND:
         size = _SEND
+    if not _is_socket(sock):
+        return _send_to(sock, data[start:start + size])
     count = c_send(number, PyBytes_AS_STRING(data) + start, size, MSG_NOSIGNAL)
     if count < 0:
         if _later(errno):
             return 0
         PyErr_SetFromErrno(OSError)
     return count
+
+
+cdef object _send_to(object sock, bytes data):
+    try:
+        return sock.send(data)
+    except OSError as problem:
+        if problem.errno in LATER:
+            return 0
+        raise
+
+
+def shut(object sock, int number):
+    if _is_socket(sock):
+        c_shutdown(number, SHUT_WR)
+        return
+    try:
+        sock.shutdown(SHUT_WR)
+    except OSError:
+        pass
+
+
+def queued(int number, *questions):
+    cdef int count = 0
+    for question in questions:
+        if ioctl(number, question, &count) == 0:
+            return count
+    return 0

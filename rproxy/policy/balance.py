@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from random import Random
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 
 class Candidate(Protocol):
@@ -28,7 +28,7 @@ class Candidate(Protocol):
 
 P = TypeVar("P", bound=Candidate)
 
-MOST_TURNS = 256
+MOST_TURNS: Final = 256
 """Turns of a group that are kept, half a KiB each: a round has a turn per peer, or per unit of weight."""
 
 
@@ -149,7 +149,7 @@ class _Turn:
         self.next = self
 
 
-BALANCERS: dict[str, Callable[[Random], Balancer]] = {
+BALANCERS: Final[dict[str, Callable[[Random], Balancer]]] = {
     "none": lambda rng: InOrder(),
     "primary_backup": lambda rng: InOrder(),
     "round_robin": lambda rng: RoundRobin(),

@@ -21,7 +21,7 @@ from rproxy.wire.address import Address, Inet
 from rproxy.wire.http1_fields import is_claim
 from rproxy.wire.message import EMPTY, Block, Fields, Framing, Headers, Pair, Request, Response
 
-MAX_REMEMBERED = 4096
+MAX_REMEMBERED: Final = 4096
 """Bytes of field values kept per connection: as for the reader, browsers send 600 to 1500 and we add 200."""
 
 
@@ -277,22 +277,22 @@ _NO_BODY: Final = Framing.NONE
 # RFC 9110 §7.6.1, RFC 9113 §8.2.2: they speak of one connection. Content-Length is ours as well, since it is
 # written from what the reader understood. `Close` is no field, and reserved (RFC 9110 §18.4); it is what
 # Connection names most often, and spares a set for each connection.
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     b"close connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
     b" transfer-encoding content-length upgrade http2-settings".split()
 )
 # `Proxy` becomes HTTP_PROXY behind CGI (httpoxy, CVE-2016-5385).
-_NOT_TO_PEERS = _HOP_BY_HOP | frozenset((b"host", b"proxy", b"expect", b"max-forwards"))
+_NOT_TO_PEERS: Final = _HOP_BY_HOP | frozenset((b"host", b"proxy", b"expect", b"max-forwards"))
 # Alt-Svc names ports of the peer as if they were ours.
-_NOT_TO_CLIENTS = _HOP_BY_HOP | frozenset((b"alt-svc",))
+_NOT_TO_CLIENTS: Final = _HOP_BY_HOP | frozenset((b"alt-svc",))
 # Whatever Connection names, these go on: a client must not be able to make a peer see a request without the
 # fields that say who asks for what, nor a peer a client without those that say what it got.
-_END_TO_END = frozenset(
+_END_TO_END: Final = frozenset(
     b"host cookie set-cookie authorization www-authenticate content-type content-encoding content-range range"
     b" cache-control date etag expires location origin vary".split()
 )
 # Names of browsers that are no claims: most requests have no others and are spared 0.3 µs a name.
-_USUAL = frozenset(
+_USUAL: Final = frozenset(
     b"host user-agent accept accept-language accept-encoding accept-charset connection keep-alive cookie"
     b" referer origin authorization cache-control pragma content-type content-length transfer-encoding te"
     b" upgrade dnt upgrade-insecure-requests priority range if-none-match if-modified-since if-match if-range"
@@ -300,7 +300,7 @@ _USUAL = frozenset(
     b" sec-fetch-site sec-fetch-user sec-gpc sec-websocket-key sec-websocket-version"
     b" sec-websocket-extensions sec-websocket-protocol".split()
 )
-_CARRIES_HTTP = re.compile(rb"(?i)(?:h2c?|h3|http(?:/.*)?|tls(?:/.*)?|)").fullmatch
+_CARRIES_HTTP: Final = re.compile(rb"(?i)(?:h2c?|h3|http(?:/.*)?|tls(?:/.*)?|)").fullmatch
 
 
 def _dropped(always: frozenset[bytes], named: frozenset[bytes]) -> frozenset[bytes]:

@@ -47,6 +47,8 @@ class NetworkSet:
         object.__setattr__(self, "_v6", _merge(v6))
 
     def __contains__(self, host: str) -> bool:
+        if not (self._v4[0] or self._v6[0]):
+            return False
         try:
             packed = _pack(host.partition("%")[0] if "%" in host and ":" in host else host)
         except (OSError, ValueError):

@@ -98,7 +98,7 @@ def replaced(path: bytes, prefix: bytes, replacement: bytes | None) -> bytes:
     return (replacement or b"/") + rest
 
 
-_AMBIGUOUS = re.compile(
+_AMBIGUOUS: Final = re.compile(
     rb"""(?x) \\ | %00 | (?: / | %2[fF] | %5[cC] )
     (?: \. | %2[eE] ){1,2} (?= [/\\;] | %2[fF] | %5[cC] | %3[bB] | \Z )"""
 ).search

@@ -7,8 +7,10 @@ configuration, in which there may be spaces, so that a line can be taken apart.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -20,12 +22,15 @@ from rproxy.services.lines import Sink as Sink
 from rproxy.services.lines import to_descriptor as to_descriptor
 from rproxy.wire.address import Address, Inet
 
-log = Logger()
+log: Final = Logger(__name__)
 
-MOST_SHOWN = 256
+MOST_SHOWN: Final = 256
 """Bytes of an unusable name that are written: a real one has 253, a hello has room for 60,000."""
 
-_UNSAFE = re.compile(r"[^!#-\[\]-~]")
+MOST_KEPT: Final = 1024
+"""Names of apps and peers kept as they are written."""
+
+_UNSAFE: Final = re.compile(r"[^!#-\[\]-~]")
 
 
 class ConnectionLog:
@@ -50,7 +55,7 @@ class ConnectionLog:
         """Write a connection down; the line leaves with others, soon."""
         self._batch.add(
             f"{self._now()} client={_client(arrival.client)} name={_name(arrival)}"
-            f" app={escaped(app)} peer={escaped(peer)}"
+            f" app={kept(app)} peer={kept(peer)}"
             f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
         )
 
@@ -79,4 +84,12 @@ def _name(arrival: Arrival) -> str:
 
 def escaped(text: str) -> str:
     """Text that a client chose as one printable ASCII word: no space, quote, backslash, control byte."""
-    return _UNSAFE.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return _UNSAFE.sub(_hex, text)
+
+
+def _hex(found: re.Match[str]) -> str:
+    return f"\\x{ord(found.group()):02x}"
+
+
+kept: Final[Callable[[str], str]] = lru_cache(MOST_KEPT)(escaped)
+"""The same for names that come again and again."""

@@ -5,7 +5,7 @@ A place is a `Ticket` in the connection's lease, given back once when the connec
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -14,9 +14,9 @@ from rproxy.interfaces import Lease
 from rproxy.policy.bucket import Key, client_key
 from rproxy.wire.address import Address, Inet
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-QUIET = 10.0
+QUIET: Final = 10.0
 """Seconds between two log lines about refused connections: a flood must not become a flood of lines."""
 
 

@@ -16,11 +16,11 @@ from twisted.logger import Logger
 
 from rproxy.errors import StartError
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-FLUSH_EVERY = 0.1
+FLUSH_EVERY: Final = 0.1
 """Seconds that a line waits for company: a write for each costs more than the line."""
-BATCH = 500
+BATCH: Final = 500
 """Lines that do not wait any longer: about 64 KiB."""
 MOST_WAITING: Final = 256 * 1024
 """Characters that do not wait any longer: the memory that lines of hostile clients may fill."""

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 from twisted.application.service import Service
@@ -25,19 +25,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.errors import StartError
-from rproxy.native.sockets import accept
+from rproxy.native import sockets
 from rproxy.transports import Accepted
 from rproxy.wire.address import inet
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-ACCEPTS = 64
+ACCEPTS: Final = 64
 """Connections accepted in one turn of the loop at most, so that a burst does not starve the old ones."""
-MOST_QUEUED = 65536
+MOST_QUEUED: Final = 65536
 """Connections that any kernel queues for a port at most (somaxconn is a 16-bit number in practice)."""
-PAUSE = 0.1
+PAUSE: Final = 0.1
 """Seconds for which a port stops accepting when the machine has no room for another connection."""
-NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_accept: Final = sockets.accept
+NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @mypyc_attr(native_class=False)
@@ -76,7 +77,7 @@ class PatientPort(Port):
         while asked < self._batch:
             asked += 1
             try:
-                accepted = accept(sock, number)
+                accepted = _accept(sock, number)
             except OSError as problem:
                 if problem.errno in NO_ROOM:
                     self._sit_out(problem)
@@ -313,7 +314,7 @@ def _explain(name: str, problem: Exception) -> Problem:
     return Problem(f"cannot listen on {name}: {text}{hint}", number == errno.EADDRINUSE)
 
 
-HINTS = {
+HINTS: Final = {
     errno.EADDRINUSE: "Another program has this port; `ss -ltnp` names it.",
     errno.EACCES: "Ports below 1024 need root (use twistd's --uid to drop it), CAP_NET_BIND_SERVICE or a "
     "socket from systemd.",

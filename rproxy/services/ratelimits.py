@@ -22,7 +22,7 @@ from rproxy.interfaces import Lease
 from rproxy.policy.bucket import TICKS, Allowance, Bucket, Key, ticks
 from rproxy.services.buckets import Buckets
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
 QUIET: Final = 10.0
 """Seconds between two log lines about refusals: a flood must not become a flood of lines."""

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from mypy_extensions import mypyc_attr
 
-from rproxy.native.lines import plain_line
+from rproxy.native import lines as native_lines
 from rproxy.services.lines import LineBatch
 from rproxy.wire.address import Address, Inet
 
@@ -28,6 +28,7 @@ MOST_REPEATED: Final = 256
 """Texts kept as they are written: clients repeat their User-Agent."""
 LONGEST_REPEATED: Final = 512
 """Bytes of those; browsers send 150."""
+_plain_line: Final = native_lines.plain_line
 
 LogFormat = Literal["rpxy", "common", "combined", "json"]
 
@@ -181,7 +182,7 @@ def rpxy(request: Served, stamp: str, fraction: float) -> str:
     micros = int(fraction * 1e6)
     if r.host and r.path and not r.scheme and not r.forwarded:
         protocol, shown = VERSIONS.get(r.version, "-"), r.forwarded_for
-        line = plain_line(
+        line = _plain_line(
             stamp,
             micros,
             r.host,
@@ -308,9 +309,9 @@ def _escaped(value: bytes) -> str:
     return shown.decode("ascii") + ("..." if len(value) > MOST_SHOWN else "")
 
 
-_json = encode_basestring_ascii
-_kept_word = lru_cache(MOST_REPEATED)(_word)
-_kept_text = lru_cache(MOST_REPEATED)(_spaced)
+_json: Final = encode_basestring_ascii
+_kept_word: Final = lru_cache(MOST_REPEATED)(_word)
+_kept_text: Final = lru_cache(MOST_REPEATED)(_spaced)
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 # Tables that change what has to be escaped and nothing else: the fastest look at all bytes that there is.
 _TEXTS: Final = _UNSAFE.sub(b"?", bytes(range(256)))

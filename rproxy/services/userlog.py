@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rproxy.downstream.service import identity_in
 from rproxy.interfaces import Arrival
-from rproxy.services.access import MOST_SHOWN, ConnectionLog, _client, _name, escaped
+from rproxy.services.access import MOST_SHOWN, ConnectionLog, _client, _name, escaped, kept
 
 
 class UserLog(ConnectionLog):
@@ -31,6 +31,6 @@ class UserLog(ConnectionLog):
         user = escaped(identity.key[:MOST_SHOWN]) or "-"
         self._batch.add(
             f"{self._now()} client={_client(arrival.client)} user={user} name={_name(arrival)}"
-            f" app={escaped(app)} peer={escaped(peer)}"
+            f" app={kept(app)} peer={kept(peer)}"
             f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
         )

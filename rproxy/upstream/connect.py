@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -23,11 +23,11 @@ from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
 from rproxy.upstream.outbound import Outbound
 from rproxy.upstream.peer import Group, Peer, Target
 
-OUR_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+OUR_SHORTAGE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 """Errors that say nothing about the peer: this process or machine has no room for a connection."""
-SEARCH = 3
+SEARCH: Final = 3
 """A search may last this many connect time-outs in all, however many addresses there are."""
-BACKLOG_FULL = 0.02
+BACKLOG_FULL: Final = 0.02
 """Seconds until a unix socket with a full backlog is asked again (it answers EAGAIN, it never waits)."""
 
 

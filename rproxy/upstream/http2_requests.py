@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rproxy.upstream.http2_pool import Http2Pool
     from rproxy.upstream.http_client import HttpPeer
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
 STREAMS: Final = 100
 """Requests at a time on one connection: what RFC 9113 §6.5.2 recommends servers to allow at least, and what

@@ -34,7 +34,7 @@ from rproxy.wire.http1 import ResponseReader
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
 from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request
 
-KEEP_IDLE = 20.0
+KEEP_IDLE: Final = 20.0
 """Seconds an idle connection is kept: less than by most servers, 60 to 75, so that we close first."""
 _NONE: Final = Framing.NONE
 _CHUNKED: Final = Framing.CHUNKED
@@ -44,7 +44,7 @@ BODILESS: Final = frozenset((b"GET", b"HEAD"))
 NO_HTTP1: Final = 'the peer speaks HTTP/2; upstream_options = ["force_http2_upstream"] lets us do so, too'
 # The type, flags and stream of the frame that every HTTP/2 server begins with (RFC 9113 §3.4).
 _SETTINGS: Final = b"\4\0\0\0\0\0"
-SWEEPS = 4
+SWEEPS: Final = 4
 """Looks at the idle connections per that time: they are kept for up to a quarter longer."""
 
 

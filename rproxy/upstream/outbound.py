@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.python.failure import Failure
 
 from rproxy.transports import Stream
 
-PENDING = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
-CONNECTED = frozenset((0, errno.EISCONN))
+PENDING: Final = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
+CONNECTED: Final = frozenset((0, errno.EISCONN))
 
 Settled = Callable[["Outbound", int], None]
 

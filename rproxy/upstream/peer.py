@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 from twisted.internet.defer import Deferred
@@ -19,11 +19,11 @@ from rproxy.errors import NoPeer, PeerUnreachable, Refusal
 from rproxy.policy.balance import Balancer
 from rproxy.upstream.resolve import Names
 
-log = Logger(__name__)
+log: Final = Logger(__name__)
 
-DOWN_FOR = 10.0
+DOWN_FOR: Final = 10.0
 """Seconds for which a peer that refused is only tried when no other is left; nginx's fail_timeout."""
-NEVER = float("-inf")
+NEVER: Final = float("-inf")
 
 Target = tuple[int, Any]
 """An address family and what `connect` takes for it."""

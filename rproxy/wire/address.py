@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-MAPPED = "::ffff:"
+MAPPED: Final = "::ffff:"
 
 
 class Inet(NamedTuple):
@@ -36,7 +36,7 @@ Address = Inet | Unix
 
 
 # What `Inet(host, port)` does, without the function that a NamedTuple makes for it, at a quarter of the cost.
-_inet: Callable[[type[Inet], tuple[str, int]], Inet] = tuple.__new__
+_inet: Final[Callable[[type[Inet], tuple[str, int]], Inet]] = tuple.__new__
 
 
 def inet(host: str, port: int) -> Inet:

@@ -80,9 +80,9 @@ def hashed(name: str) -> str:
 
 
 # Possessive, so that a hostile name costs one pass.
-_WIRE_NAME = re.compile(rb"[a-z0-9][a-z0-9-]*+(?:\.[a-z0-9][a-z0-9-]*+)*+").fullmatch
+_WIRE_NAME: Final = re.compile(rb"[a-z0-9][a-z0-9-]*+(?:\.[a-z0-9][a-z0-9-]*+)*+").fullmatch
 
-_NOT_LDH = re.compile(r"[^a-z0-9-]")
+_NOT_LDH: Final = re.compile(r"[^a-z0-9-]")
 
 
 def _mapped(text: str) -> str:

@@ -12,26 +12,28 @@ trailers are bounded and read in linear time however they are cut; the grammar i
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 from rproxy.errors import Refusal
-from rproxy.native.heads import plain_request, plain_response
+from rproxy.native import heads
 
 from . import http1_head as head
 from .http1_body import HEAD, IDLE, REFUSED, TUNNEL, MessageReader, Phase
 from .http1_fields import Facts, read_facts
 from .message import BadRequest, BadResponse, Framing, HeadTooLarge, Request, Response
 
-MAX_HEAD = 65536
+MAX_HEAD: Final = 65536
 """Bytes of a head with its empty line: what one connection may make us hold before it says anything useful.
 nginx takes 32 KiB and HAProxy 16 by default, Node 16; single sign-on cookies reach 20."""
-MAX_INTERIM = 16
+MAX_INTERIM: Final = 16
 """1xx responses before a final one: real peers send one or two; one that never ends would hold the client."""
-MAX_REMEMBERED = 2048
+MAX_REMEMBERED: Final = 2048
 """Bytes of a field section kept to recognise its repetition: browsers send 600 to 1500. A kept-alive client's
 head then takes 2.6 to 3.0 µs (5 and 12 fields) instead of 7.4 to 11.5, for 1.4 to 3.6 KiB a connection."""
 
 _NONE: Final = Framing.NONE
+_plain_request: Final = heads.plain_request
+_plain_response: Final = heads.plain_response
 _NO_FIELDS: Final = read_facts(b"")
 _GOOD: Final = (11, 200, b"OK", 0)
 
@@ -45,8 +47,8 @@ class HeadReader(MessageReader):
 
     __slots__ = ("_block", "_facts", "_line")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, after: Phase) -> None:
+        super().__init__(after)
         self._block, self._facts = b"", _NO_FIELDS
         # Length of the first line once it was checked ahead of the rest, else 0.
         self._line = 0
@@ -95,8 +97,10 @@ class RequestReader(HeadReader):
     Requests may be pipelined: what follows one stays unread until `read_head` is called again.
     """
 
-    AFTER: ClassVar[Phase] = HEAD
     __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(HEAD)
 
     @property
     def idle(self) -> bool:
@@ -122,7 +126,7 @@ class RequestReader(HeadReader):
     def _read_plain(self) -> Request | None:
         """The next request in one pass, if it is all there and plain, as nearly every one is."""
         buffer = self._buffer
-        found = plain_request(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
+        found = _plain_request(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
         if found is None:
             return None
         method, target, block, end = found
@@ -155,11 +159,10 @@ class ResponseReader(HeadReader):
     Every fault of the peer is a `BadResponse`.
     """
 
-    AFTER: ClassVar[Phase] = IDLE
     __slots__ = ("_interim", "_keep_alive", "_method", "_upgrade")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(IDLE)
         self._method = b""
         self._upgrade = False
         self._interim = 0
@@ -218,7 +221,7 @@ class ResponseReader(HeadReader):
     def _read_plain(self) -> Response | None:
         """The next response in one pass, if it is all there and plain, as nearly every one is."""
         buffer = self._buffer
-        found = plain_response(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
+        found = _plain_response(buffer, self._at, self._block) if isinstance(buffer, bytes) else None
         return None if found is None else self._begin(_GOOD, found[0], found[1])
 
     def _read_response(self, end: int) -> Response:

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import ClassVar, Final
+from typing import Final
 
 from rproxy.errors import Refusal
 
 from .http1_fields import read_trailers
 from .message import BadRequest, Framing, Headers, HeadTooLarge, Piece
 
-MAX_CHUNK_LINE = 276
+MAX_CHUNK_LINE: Final = 276
 """Bytes of a chunk-size line with its CRLF: 16 digits, 256 bytes of extensions (which are dropped), 2 to
 spare. AWS's signed uploads use 85; without a bound extensions are a body that no limit counts."""
-MAX_TRAILER_SECTION = 8192
+MAX_TRAILER_SECTION: Final = 8192
 """Bytes of a trailer section: held until complete, after the head's 64 KiB have been paid for already."""
-COPY_BELOW = 2048
+COPY_BELOW: Final = 2048
 """Bytes below which a slice is copied: cheaper than a memoryview (0.1 µs), and a small piece that waits
 somewhere does not keep the whole read alive."""
 
-_HEX = b"0123456789abcdefABCDEF"
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
-_EXTENDED = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:;%b(?:=(?:%b|%b))?+)++" % (_TOKEN, _TOKEN, _QUOTED))
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+_HEX: Final = b"0123456789abcdefABCDEF"
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
+_EXTENDED: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:;%b(?:=(?:%b|%b))?+)++" % (_TOKEN, _TOKEN, _QUOTED))
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
 class Phase(Enum):
@@ -69,19 +69,18 @@ class MessageReader:
     feeding while `unread` is large: only heads, chunk lines and trailers are limited here.
     """
 
-    AFTER: ClassVar[Phase]
-    """The phase when a message is complete."""
+    __slots__ = ("_after", "_at", "_buffer", "_left", "_phase", "_refusal", "_seen", "trailers")
 
-    __slots__ = ("_at", "_buffer", "_left", "_phase", "_refusal", "_seen", "trailers")
-
-    def __init__(self) -> None:
+    def __init__(self, after: Phase) -> None:
+        """`after` is the phase when a message is complete."""
+        self._after = after
         # A bytearray while something is incomplete, so that trickled bytes cost linear time; then `_at` is 0.
         # Plain bytes otherwise, so that slices outlive it.
         self._buffer: bytes | bytearray = b""
         self._at = 0
         self._seen = 0
         self._left = 0
-        self._phase = self.AFTER
+        self._phase = self._after
         self._refusal: Refusal | None = None
         self.trailers: Headers | None = None
         """The trailers of the body just read, if it had any."""
@@ -94,7 +93,7 @@ class MessageReader:
     @property
     def complete(self) -> bool:
         """Whether the last message has been read to its end."""
-        return self._phase is self.AFTER
+        return self._phase is self._after
 
     @property
     def left(self) -> int:
@@ -116,7 +115,7 @@ class MessageReader:
         phase = self._phase
         if phase is _LENGTH:
             return self._read_length()
-        if phase is self.AFTER or phase is TUNNEL or phase is HEAD:
+        if phase is self._after or phase is TUNNEL or phase is HEAD:
             return b""
         if phase is _UNTIL_CLOSE:
             return self._take(self.unread)
@@ -133,7 +132,7 @@ class MessageReader:
             raise RuntimeError("bytes cannot be skipped here")
         self._left -= count
         if self._left == 0 and self._phase is _LENGTH:
-            self._phase = self.AFTER
+            self._phase = self._after
 
     def take_rest(self) -> bytes:
         """Everything unread; from now on the connection is a tunnel and not read as HTTP."""
@@ -144,7 +143,7 @@ class MessageReader:
     def _start_body(self, framing: Framing, length: int) -> None:
         self._left = length
         if framing is _BY_LENGTH:
-            self._phase = _LENGTH if length else self.AFTER
+            self._phase = _LENGTH if length else self._after
         else:
             self._phase = _CHUNK_LINE if framing is _BY_CHUNKS else _UNTIL_CLOSE
 
@@ -204,7 +203,7 @@ class MessageReader:
         piece = self._take(min(self._left, self.unread))
         self._left -= len(piece)
         if self._left == 0:
-            self._phase = self.AFTER
+            self._phase = self._after
         return piece
 
     def _read_chunks(self) -> Piece:
@@ -273,7 +272,7 @@ class MessageReader:
                 return False
             self.trailers = read_trailers(bytes(self._buffer[at:end]))
         self._advance(end + 2)
-        self._phase = self.AFTER
+        self._phase = self._after
         return False
 
     def _find_section_end(self, at: int) -> int:

@@ -25,23 +25,23 @@ from rproxy.native.fields import (
 
 from .message import BadRequest, ExpectationFailed, Framing, Headers, HeadTooLarge, NotImplementedHere
 
-MAX_FIELDS = 128
+MAX_FIELDS: Final = 128
 """Fields of a head. Browsers send about 15, chains of proxies 40; HAProxy allows 101, Apache 100."""
-MAX_TRAILERS = 32
+MAX_TRAILERS: Final = 32
 """Fields of a trailer section: gRPC sends 3."""
-MAX_LENGTH_DIGITS = 18
+MAX_LENGTH_DIGITS: Final = 18
 """Digits of a Content-Length: below 2^63 whatever the digits, so no parser behind us overflows."""
-MAX_OPTIONS = 32
+MAX_OPTIONS: Final = 32
 """Names in Connection: real ones list one to three, each costs a set entry and a lookup per field."""
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # One match per line and none across lines: that the matches are as many as the line ends proves that every
 # line matched from its first byte to its last. Possessive, so linear.
-_ANY = re.compile(rb"(?m)^(" + _TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
-_IS_TOKEN = re.compile(_TOKEN).fullmatch
-_IS_UPGRADE = re.compile(rb"%b(?:/%b)?+(?:[ \t]*+,[ \t]*+%b(?:/%b)?+)*+" % ((_TOKEN,) * 4)).fullmatch
-_AUTHORITY = re.compile(rb"(?:[0-9A-Za-z._-]++|\[[0-9A-Fa-f:.]++\])(?::([0-9]{1,5}+))?+").fullmatch
-_ODD = bytes(c if chr(c).isalnum() and c < 128 else 0x2D for c in range(256))
+_ANY: Final = re.compile(rb"(?m)^(" + _TOKEN + rb"):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
+_IS_TOKEN: Final = re.compile(_TOKEN).fullmatch
+_IS_UPGRADE: Final = re.compile(rb"%b(?:/%b)?+(?:[ \t]*+,[ \t]*+%b(?:/%b)?+)*+" % ((_TOKEN,) * 4)).fullmatch
+_AUTHORITY: Final = re.compile(rb"(?:[0-9A-Za-z._-]++|\[[0-9A-Fa-f:.]++\])(?::([0-9]{1,5}+))?+").fullmatch
+_ODD: Final = bytes(c if chr(c).isalnum() and c < 128 else 0x2D for c in range(256))
 
 # Looked up once: in 3.11 a member of an Enum costs as much as a call.
 _NONE: Final = Framing.NONE
@@ -50,7 +50,7 @@ _CHUNKED: Final = Framing.CHUNKED
 
 # CGI, WSGI and their kin turn dashes (some of them anything else, too) into `_`: a field that would become
 # one of these behind us is a forgery.
-_TWINNED = frozenset(
+_TWINNED: Final = frozenset(
     b"content-length transfer-encoding content-type proxy-connection proxy-authorization keep-alive"
     b" x-forwarded-for x-forwarded-proto x-forwarded-port x-forwarded-host x-forwarded-ssl x-forwarded-server"
     b" x-forwarded-prefix x-forwarded-scheme x-forwarded-by x-real-ip x-original-uri x-original-url"
@@ -59,7 +59,7 @@ _TWINNED = frozenset(
 )
 # RFC 9110 §6.5.1: fields that frame, route, authenticate or say how to read the content; a recipient that
 # merges trailers into the head would obey them too late or against what was checked.
-_NOT_IN_TRAILERS = (
+_NOT_IN_TRAILERS: Final = (
     frozenset(MARKS)
     | _TWINNED
     | frozenset(
@@ -71,15 +71,15 @@ _NOT_IN_TRAILERS = (
 )
 # What only a proxy may say: where a request came from, what it asked for, which certificate was shown. `_`
 # and other bytes that CGI and WSGI take for a dash are as good as one.
-is_claim = re.compile(
+is_claim: Final = re.compile(
     rb"""(?x)
     x[\W_]forwarded (?: [\W_] | \Z )
     | (?: forwarded | x[\W_]real[\W_]ip | x[\W_]original[\W_]ur[il] | x[\W_]rewrite[\W_]url ) \Z
     | (?: x[\W_] )? (?: client[\W_]?cert | (?: ssl | tls )[\W_]client | ssl[\W_]cert )
     | x[\W_]arr[\W_]clientcert | x[\W_]amzn[\W_]mtls"""
 ).match
-_OPTIONS = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"upgrade")}
-_NO_OPTIONS: frozenset[bytes] = frozenset()
+_OPTIONS: Final = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"upgrade")}
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
 class Facts:

@@ -21,11 +21,11 @@ from .message import (
     UnknownVersion,
 )
 
-MAX_METHOD = 64
+MAX_METHOD: Final = 64
 """Bytes of a method: the longest registered one has 17 (RFC 9110 §16.1)."""
-MAX_TARGET = 8192
+MAX_TARGET: Final = 8192
 """Bytes of a request-target: RFC 9112 §3 asks for 8000 at least; nginx takes 8 KiB."""
-MAX_LINE = MAX_METHOD + 1 + MAX_TARGET + len(b" HTTP/1.1\r\n")
+MAX_LINE: Final = MAX_METHOD + 1 + MAX_TARGET + len(b" HTTP/1.1\r\n")
 """Bytes of a request line or status line with its CRLF."""
 
 # Looked up once: in 3.11 a member of an Enum costs as much as a call.
@@ -33,18 +33,18 @@ _NONE: Final = Framing.NONE
 _CHUNKED: Final = Framing.CHUNKED
 _UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE = re.compile(
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_REQUEST_LINE: Final = re.compile(
     rb"(?:\r\n)?+(%b{1,%d}+) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % (_TOKEN, MAX_METHOD)
 )
 # The reason may be missing with its space: common, harmless, and we write our own line.
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?+\r\n")
-_GOOD = b"HTTP/1.1 200 OK\r\n"
-_VERSIONED = re.compile(rb"%b++ [\x21\x22\x24-\x7e]++ HTTP/[0-9]\.[0-9]\r\n" % _TOKEN)
-_NOT_IN_LINE = re.compile(rb"[^\x20-\x7e\r\n]")
-_NOT_IN_STATUS_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
-_ABSOLUTE = re.compile(rb"(https?)://([^/?]*+)(.*+)", re.IGNORECASE)
-_DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?+\r\n")
+_GOOD: Final = b"HTTP/1.1 200 OK\r\n"
+_VERSIONED: Final = re.compile(rb"%b++ [\x21\x22\x24-\x7e]++ HTTP/[0-9]\.[0-9]\r\n" % _TOKEN)
+_NOT_IN_LINE: Final = re.compile(rb"[^\x20-\x7e\r\n]")
+_NOT_IN_STATUS_LINE: Final = re.compile(rb"[^\t\x20-\x7e\x80-\xff\r\n]")
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*+)(.*+)", re.IGNORECASE)
+_DEFAULT_PORT: Final = {b"http": b":80", b"https": b":443"}
 
 
 RequestLine = tuple[bytes, bytes, int, int]

@@ -19,18 +19,20 @@ from .message import EMPTY, Block, Framing, Pair, Piece
 # Looked up once: in 3.11 a member of an Enum costs as much as a call.
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
+_request_head: Final = heads.request_head
+_response_head: Final = heads.response_head
 
 
 def request_head(method: bytes, target: bytes, pairs: Sequence[Pair], block: Block = EMPTY) -> bytes:
     """A request's head, always as HTTP/1.1; the fields include Host and what frames the body."""
     lines = block.lines
-    return heads.request_head(method, target, pairs, _lines_of(block) if lines is None else lines)
+    return _request_head(method, target, pairs, _lines_of(block) if lines is None else lines)
 
 
 def response_head(status: int, reason: bytes, pairs: Sequence[Pair], block: Block = EMPTY) -> bytes:
     """A response's head, interim or final, always as HTTP/1.1 (our version, RFC 9110 §2.5)."""
     lines = block.lines
-    return heads.response_head(status, reason, pairs, _lines_of(block) if lines is None else lines)
+    return _response_head(status, reason, pairs, _lines_of(block) if lines is None else lines)
 
 
 def framing_pairs(framing: Framing, length: int) -> list[Pair]:

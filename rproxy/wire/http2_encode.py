@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from .http2_tables import STATIC
 from .message import EMPTY, Fields, Pair
 
-_STATUS = {value: number for number, (name, value) in enumerate(STATIC, 1) if name == b":status"}
+_STATUS: Final = {value: number for number, (name, value) in enumerate(STATIC, 1) if name == b":status"}
 # Nobody on the way may keep them in a table, where a guess can be measured (RFC 7541 §7.1.3).
-_SECRET = frozenset((b"set-cookie", b"authorization", b"proxy-authenticate", b"www-authenticate"))
+_SECRET: Final = frozenset((b"set-cookie", b"authorization", b"proxy-authenticate", b"www-authenticate"))
 # RFC 9113 §8.2.2: a client has to refuse a response with one of them.
-_OF_CONNECTIONS = frozenset(
+_OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
-MOST_NAMES = 256
+MOST_NAMES: Final = 256
 """Names remembered for one connection: peers use some dozens, and each is a few bytes long."""
 
 
@@ -68,9 +69,9 @@ class Encoder:
         return prefix
 
 
-_BREAKS = re.compile(rb"[\0\r\n]").search
-_SIZES = tuple(bytes([size]) for size in range(127))
-_NUMBERS = {name: number for number, (name, _) in reversed(list(enumerate(STATIC, 1)))}
+_BREAKS: Final = re.compile(rb"[\0\r\n]").search
+_SIZES: Final = tuple(bytes([size]) for size in range(127))
+_NUMBERS: Final = {name: number for number, (name, _) in reversed(list(enumerate(STATIC, 1)))}
 
 
 def _integer(value: int, most: int, first: int) -> bytes:

@@ -8,6 +8,7 @@ which have to be held until they are complete, are bounded here as well.
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Final
 
 from .http2_events import ErrorCode
 from .http2_frames import (
@@ -27,48 +28,48 @@ from .http2_frames import (
     Frame,
 )
 
-BEFORE_SETTINGS = 100
+BEFORE_SETTINGS: Final = 100
 """Streams that a client may open before it has read how many it may: what RFC 9113 §6.5.2 recommends as the
 least, and what browsers begin with."""
-MOST_FRAMES = 256
+MOST_FRAMES: Final = 256
 """Frames that are looked at in one go, about 20 ms of work; other connections have their turn in between."""
-MAX_HEAD = 65536
+MAX_HEAD: Final = 65536
 """Bytes of a header section, packed and unpacked (a field counts 32 more, RFC 9113 §6.5.2): as in HTTP/1."""
-MAX_CONTINUATIONS = 16
+MAX_CONTINUATIONS: Final = 16
 """CONTINUATION frames of a header section: 64 KiB need four (VU#421644: each is held until the last)."""
-CHORES = 500.0
+CHORES: Final = 500.0
 """Units of account for frames that do no work. Browsers open with a SETTINGS, a WINDOW_UPDATE and up to six
 PRIORITY frames; gRPC may ping once per round trip. A flood is over after 50 to 500 frames: 10 to 50 ms."""
-CHORES_PER_SECOND = 100.0
+CHORES_PER_SECOND: Final = 100.0
 """Units that come back: a client that stays just below costs us 1 % of a core at most."""
-RESETS_PER_SECOND = 10.0
+RESETS_PER_SECOND: Final = 10.0
 """Resets that come back. The account holds as many as streams may be open, for a browser that leaves a page
 cancels all of them; each one that was served to its end brings one back (CVE-2023-44487: a reset costs a
 client 13 bytes and us a request to a peer, and the stream is free again at once)."""
-TINY = 1024
+TINY: Final = 1024
 """Bytes of a DATA frame below which a window that allows no more is a way of keeping us busy: clients give
 back what they have read, at least when it is some kilobytes."""
 
-CRUMBS = 20000.0
+CRUMBS: Final = 20000.0
 """Units of account for bodies that come in crumbs: a DATA frame of n bytes costs 1/n, and brings n/1024. So
 from 32 bytes on frames are free, and others are weighed with them. The account holds what all of the window
 of a connection (2 MiB) costs in gRPC messages of 10 bytes, for they may have waited, and come at once when it
 opens; who sends one byte at a time has sent 20,000 frames by then."""
-CRUMBS_PER_SECOND = 2000.0
+CRUMBS_PER_SECOND: Final = 2000.0
 """Units that come back: 10,000 of gRPC's smallest messages (5 bytes) a second for ever, twice as many as a
 chatty stream has; or 2000 frames of one byte, each of them some microseconds of work."""
 
 # Units of `CHORES`: a PING, which is the cheapest, is one.
-_PRICES = {PRIORITY: 1, SETTINGS: 10, PING: 1, GOAWAY: 10, WINDOW_UPDATE: 2, RST_STREAM: 0, HEADERS: 0}
-_PRICE_OF_UNKNOWN = 1
-_PRICE_OF_EMPTY = 4
-_PRICE_OF_STRAY = 4
-_PRICE_OF_TINY = 4
-_PRICE_OF_REFUSAL = 20
-_EARNED_BY_REQUEST = 8
-_EARNED_BY_DATA = 4
+_PRICES: Final = {PRIORITY: 1, SETTINGS: 10, PING: 1, GOAWAY: 10, WINDOW_UPDATE: 2, RST_STREAM: 0, HEADERS: 0}
+_PRICE_OF_UNKNOWN: Final = 1
+_PRICE_OF_EMPTY: Final = 4
+_PRICE_OF_STRAY: Final = 4
+_PRICE_OF_TINY: Final = 4
+_PRICE_OF_REFUSAL: Final = 20
+_EARNED_BY_REQUEST: Final = 8
+_EARNED_BY_DATA: Final = 4
 # A unit of `CRUMBS`, in bytes; who is served to the end has earned one, for bodies of requests may be tiny.
-_PAID_BY = 1024
+_PAID_BY: Final = 1024
 
 
 class Account:

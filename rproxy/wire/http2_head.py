@@ -28,15 +28,15 @@ _NONE: Final = Framing.NONE
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
 
-_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
-_REQUIRED = frozenset((b":method", b":scheme", b":path"))
+_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+_REQUIRED: Final = frozenset((b":method", b":scheme", b":path"))
 # RFC 9113 §8.2.2: they speak of an HTTP/1 connection, and framed the message there.
-_OF_CONNECTIONS = frozenset(
+_OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
-_DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
-_NO_OPTIONS: frozenset[bytes] = frozenset()
-_ASKS_UPGRADE = frozenset((b"upgrade",))
+_DEFAULT_PORT: Final = {b"http": b":80", b"https": b":443"}
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
+_ASKS_UPGRADE: Final = frozenset((b"upgrade",))
 
 
 class Malformed(BadRequest):

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from pathlib import Path
-from termios import FIONREAD
+from termios import FIONREAD, TIOCOUTQ
 from typing import Any, NamedTuple
 
 import pytest
@@ -283,14 +283,88 @@ def test_a_socket_that_is_not_connected_is_an_error(one: Any) -> None:
         assert raised(lambda: one.send(lonely, lonely.fileno(), b"x", 0)) == (BrokenPipeError, errno.EPIPE)
 
 
-def test_what_is_no_socket_is_an_error(sockets: Twins, tmp_path: Path) -> None:
-    """Of the compiled one; Python's has no such thing."""
+def test_what_is_no_socket_is_an_error(sockets: Twins, pair: Pair, tmp_path: Path) -> None:
+    """Of the compiled one, which goes by the number; Python's has no such thing."""
     with (tmp_path / "file").open("w") as file:
-        assert raised(lambda: sockets.compiled.receive(None, file.fileno())) == (OSError, errno.ENOTSOCK)
-        assert raised(lambda: sockets.compiled.send(None, file.fileno(), b"x", 0)) == (
-            OSError,
-            errno.ENOTSOCK,
-        )
+        for call in (
+            lambda: sockets.compiled.receive(pair.ours, file.fileno()),
+            lambda: sockets.compiled.send(pair.ours, file.fileno(), b"x", 0),
+        ):
+            assert raised(call) == (OSError, errno.ENOTSOCK)
+
+
+class StandIn:
+    """What a program may use in place of a socket."""
+
+    def __init__(self, problem: OSError | None) -> None:
+        self.problem, self.asked = problem, list[Any]()
+
+    def _says(self, what: str, *arguments: Any) -> None:
+        self.asked.append((what, *arguments))
+        if self.problem is not None:
+            raise self.problem
+
+    def recv(self, size: int) -> bytes:
+        self._says("recv", size)
+        return b"read"
+
+    def send(self, content: Any) -> int:
+        self._says("send", bytes(content))
+        return 1
+
+    def _accept(self) -> tuple[int, str]:
+        self._says("accept")
+        return os.open(os.devnull, os.O_RDONLY), "name"
+
+    def shutdown(self, how: int) -> None:
+        self._says("shutdown", how)
+
+
+def asked(one: Any, problem: OSError | None) -> tuple[Any, ...]:
+    """What all of them give and raise, for a socket that is none; and what that was asked."""
+    it = StandIn(problem)
+    accepted = outcome(one.accept, it, -1)
+    if isinstance(accepted[1], tuple):
+        os.close(accepted[1][0])
+        accepted = (tuple, accepted[1][1])
+    calls = [(one.receive, it, -1), (one.send, it, -1, b"abc" * SEND, 3), (one.shut, it, -1)]
+    return accepted, *(outcome(*call) for call in calls), it.asked
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [None, BlockingIOError(11, "later"), OSError(12, "no memory"), ConnectionResetError(104, "gone")],
+)
+def test_what_stands_for_a_socket_is_asked_itself(sockets: Twins, problem: OSError | None) -> None:
+    told = asked(sockets.compiled, problem)
+    assert told == asked(sockets.python, problem)
+    assert [call[0] for call in told[-1]] == ["accept", "recv", "send", "shutdown"]
+
+
+def test_a_shut_half_is_an_end_for_the_other_side(one: Any, pair: Pair) -> None:
+    send(one, pair, b"x")
+    assert one.shut(pair.ours, pair.ours.fileno()) is None
+    assert (pair.theirs.recv(9), pair.theirs.recv(9)) == (b"x", b"")
+    pair.theirs.sendall(b"y")
+    arrived(pair)
+    assert receive(one, pair) == b"y"
+
+
+def test_who_has_gone_needs_not_be_told_of_the_end(one: Any, pair: Pair) -> None:
+    number = pair.ours.fileno()
+    pair.ours.close()
+    assert one.shut(pair.ours, -1) is None
+    assert one.queued(number, TIOCOUTQ) == one.queued(-1, TIOCOUTQ) == 0
+
+
+def test_what_the_kernel_holds_is_counted_by_the_first_question_that_it_knows(one: Any, pair: Pair) -> None:
+    pair.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    while send(one, pair, content(SEND)):
+        pass
+    count = array("i", [0])
+    ioctl(pair.ours, TIOCOUTQ, count)
+    assert one.queued(pair.ours.fileno(), 0x7FFF, TIOCOUTQ) == count[0] > 0
+    assert one.queued(pair.ours.fileno(), 0x7FFF) == one.queued(pair.ours.fileno()) == 0
 
 
 def test_after_an_error_there_is_the_same_as_before(one: Any, make: Callable[[], Pair]) -> None:
@@ -467,10 +541,10 @@ def test_the_compiled_one_sends_bytes_only(sockets: Twins, pair: Pair, wrong: An
 
 
 @pytest.mark.parametrize("wrong", [None, "5", 2**40, -(2**40)])
-def test_what_is_no_descriptor_is_refused(sockets: Twins, wrong: Any) -> None:
+def test_what_is_no_descriptor_is_refused(sockets: Twins, pair: Pair, wrong: Any) -> None:
     for call in (
-        lambda: sockets.compiled.receive(None, wrong),
-        lambda: sockets.compiled.send(None, wrong, b"", 0),
+        lambda: sockets.compiled.receive(pair.ours, wrong),
+        lambda: sockets.compiled.send(pair.ours, wrong, b"", 0),
     ):
         with pytest.raises((TypeError, OverflowError)):
             call()

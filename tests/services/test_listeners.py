@@ -20,7 +20,6 @@ from rproxy.errors import StartError
 from rproxy.services import listeners
 from rproxy.services.listeners import ACCEPTS, PAUSE, Listeners, PatientPort, Wanted
 from tests.fakes import LogLines, Loop, Wire, open_files, turn, until
-from tests.native.twins import one_for
 
 
 class Greeting(Protocol):
@@ -437,8 +436,7 @@ class Port:
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[Port]:
-    monkeypatch.setattr("rproxy.services.listeners.accept", one_for(Scarce, "sockets", "accept"))
+def port() -> Iterator[Port]:
     port = Port()
     yield port
     port.close()
