@@ -20,13 +20,12 @@ from rproxy.config.http import AccessLog, Tuned
 from rproxy.config.http import HeaderRules as RuleTables
 from rproxy.config.schema import Configuration
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_factory import HttpFactory
+from rproxy.downstream.http_factory import HttpFactory, Serving
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.errors import StartError
-from rproxy.interfaces import Arrival, local_of
 from rproxy.policy.balance import BALANCERS
 from rproxy.policy.clouds import without_names
-from rproxy.policy.forwarding import ClientFacts, RequestRewriter, ResponseRewriter
+from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.networks import NetworkSet
 from rproxy.policy.paths import PathTable
 from rproxy.policy.rules import HeaderRules, Side
@@ -38,10 +37,8 @@ from rproxy.services.pages import Pages, read_page
 from rproxy.services.requestlog import RequestLog
 from rproxy.sites import Route, Site, Sites, Sticky
 from rproxy.splice import Pipes
-from rproxy.transports import local_port
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Group
-from rproxy.wire.address import Inet
 
 log = Logger()
 
@@ -59,9 +56,7 @@ class HttpParts:
 
     def __init__(self, reactor: Any, deadlines: Deadlines, pipes: Pipes, sink: Sink) -> None:
         self.reactor, self.deadlines, self.pipes = reactor, deadlines, pipes
-        self.sites = Sites({}, {})
-        self.limits = HttpLimits()
-        self.trusted = NetworkSet()
+        self.serving = Serving(Sites({}, {}), HttpLimits(), NetworkSet())
         self.answers = Answers(Random(SystemRandom().getrandbits(64)))
         self.files = LogFiles(reactor)
         self._secret, self._warned = os.urandom(32), False
@@ -71,39 +66,21 @@ class HttpParts:
         """HTTP on connections; tables and limits are those of the moment a connection comes."""
         return HttpFactory(
             self.reactor,
-            lambda: self.sites,
+            self.serving,
             self.answers,
             self.deadlines,
             self.pipes,
-            lambda: self.limits,
-            self.facts,
             secure=secure,
-        )
-
-    def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
-        """What a connection's requests say about their client."""
-        port = local_port(transport) if arrival.local is None else -1
-        if port < 0:
-            local = arrival.local or local_of(transport)
-            port = local.port if isinstance(local, Inet) else 0
-        subject, certificate = (None, b"") if arrival.shown is None else arrival.shown.told
-        return ClientFacts(
-            arrival.client,
-            https=secure,
-            port=port,
-            trusted=self.trusted,
-            subject=subject,
-            certificate=certificate,
         )
 
     def use(self, config: Configuration, built: HttpTables) -> None:
         """Serve from these tables from now on; connections that live keep theirs."""
-        self.sites = built.sites
+        self.serving.sites = built.sites
         self.answers.log = self.log_of(config, config.access_log)
         logs = [config.access_log, *(app.access_log for app in config.apps.values())]
         self.files.keep(log.path for log in logs if log.path is not None)
-        self.trusted = NetworkSet(without_names(config.trusted_forwarded_proxies))
-        self.limits = HttpLimits(
+        self.serving.trusted = NetworkSet(without_names(config.trusted_forwarded_proxies))
+        self.serving.limits = HttpLimits(
             head=config.header_timeout,
             keep_alive=config.keepalive_timeout,
             body=config.body_timeout,

@@ -397,6 +397,9 @@ _half_closes: Final[Callable[[Any], Any]] = lru_cache(256)(HALF_CLOSEABLE.implem
 
 def close(transport: Any) -> None:
     """`Stream.close`, of a transport that may be another's."""
+    if isinstance(transport, Stream):
+        transport.close()
+        return
     getattr(transport, "close", transport.loseConnection)()
 
 

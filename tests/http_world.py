@@ -11,14 +11,14 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from rproxy.deadlines import Deadlines
-from rproxy.downstream.http_factory import HttpFactory
+from rproxy.downstream.http_factory import HttpFactory, Serving
 from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
 from rproxy.policy.balance import RoundRobin
-from rproxy.policy.forwarding import ClientFacts, RequestRewriter, ResponseRewriter
+from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.networks import NetworkSet
 from rproxy.policy.paths import PathTable
 from rproxy.policy.rules import HeaderRules, Side
@@ -201,14 +201,10 @@ class World:
         deadlines = Deadlines(self.loop)
         self.factory = HttpFactory(
             self.loop,
-            lambda: self.sites,
+            Serving(self.sites, limits, NetworkSet()),
             self.answers,
             deadlines,
             self.pipes,
-            lambda: limits,
-            lambda arrival, secure, _: ClientFacts(
-                arrival.client, https=secure, port=80, trusted=NetworkSet([])
-            ),
             random=lambda size: b"\1" * size,
         )
         return PeekFactory(

@@ -505,7 +505,7 @@ def test_a_file_is_in_use_from_the_next_connection_on(house: House) -> None:
 def test_times_rates_and_streams_are_those_of_the_file(house: House) -> None:
     top = "header_timeout = 1\nkeepalive_timeout = 2\nbody_timeout = 3\nmin_body_rate = 4\n"
     house.use(top + "max_concurrent_streams = 5\n" + PORTS + house.app())
-    limits = house.parts.limits
+    limits = house.parts.serving.limits
     assert (limits.head, limits.keep_alive, limits.body, limits.min_rate) == (1.0, 2.0, 3.0, 4)
     assert limits.streams == 5
 
@@ -524,25 +524,25 @@ def test_connections_are_looked_at_as_often_as_the_shortest_limit_needs(
     house: House, top: str, entry: str, shortest: float
 ) -> None:
     house.use(f"{top}\n" + PORTS + house.app(entry=entry))
-    assert house.parts.limits.shortest == shortest
+    assert house.parts.serving.limits.shortest == shortest
 
 
 def test_who_is_trusted_and_which_port_was_used(house: House) -> None:
     house.use('trusted_forwarded_proxies = ["192.0.2.0/24"]\n' + PORTS + house.app())
     transport: Any = None
-    facts = house.parts.facts(arrival(), False, transport)
+    facts = house.parts.serving.facts(arrival(), False, transport)
     assert (facts.node, facts.port, facts.https, facts.is_trusted) == ("192.0.2.7", 80, False, True)
-    facts = house.parts.facts(arrival(local=Unix(b"/run/http.sock")), True, transport)
+    facts = house.parts.serving.facts(arrival(local=Unix(b"/run/http.sock")), True, transport)
     assert (facts.port, facts.https) == (0, True)
     house.use(PORTS + house.app())
-    assert not house.parts.facts(arrival(), False, transport).is_trusted
+    assert not house.parts.serving.facts(arrival(), False, transport).is_trusted
 
 
 def test_without_a_word_about_the_port_the_socket_is_asked(house: House) -> None:
     house.use(PORTS + house.app())
     plain = Arrival("tcp:80", CLIENT, CLIENT)
     transport: Any = type("T", (), {"getHandle": lambda self: house.backend, "proxy_header": None})()
-    assert house.parts.facts(plain, False, transport).port == house.backend.getsockname()[1]
+    assert house.parts.serving.facts(plain, False, transport).port == house.backend.getsockname()[1]
 
 
 def test_peers_come_from_the_parts_that_outlive_a_reload(house: House) -> None:

@@ -50,7 +50,7 @@ class Http2Server:
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
         self._factory, self.arrival = factory, arrival
         self.reactor, self.secure, self.pipes = factory.reactor, factory.secure, factory.pipes
-        self.sites, self.limits = factory.sites(), factory.limits()
+        self.sites, self.limits = factory.serving.sites, factory.serving.limits
         self.answers: Any = factory.answers
         self.random = factory.random
         self.transport: Any = None
@@ -74,7 +74,7 @@ class Http2Server:
     def makeConnection(self, transport: Any) -> None:
         """Twisted's call. A server may speak first, and the client gets our SETTINGS sooner for it."""
         self.transport, self.connected = transport, 1
-        self.facts = self._factory.facts(self.arrival, self.secure, transport)
+        self.facts = self._factory.serving.facts(self.arrival, self.secure, transport)
         transport.registerProducer(self, True)
         self.codec.start()
         self._write_out()

@@ -19,10 +19,13 @@ from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
-from rproxy.interfaces import Arrival, arrival_of
+from rproxy.interfaces import Arrival, arrival_of, local_of
 from rproxy.policy.forwarding import ClientFacts
+from rproxy.policy.networks import NetworkSet
 from rproxy.sites import Site, Sites
 from rproxy.splice import Pipes
+from rproxy.transports import local_port
+from rproxy.wire.address import Inet
 from rproxy.wire.message import Request
 
 HTTP2: Final = b"h2"
@@ -45,27 +48,49 @@ class Answers(Protocol):
         """Write a finished exchange down."""
 
 
+class Serving:
+    """How connections are served that come from now on: a reload sets all of it anew.
+
+    `trusted` are the networks whose forwarding fields are believed.
+    """
+
+    def __init__(self, sites: Sites, limits: HttpLimits, trusted: NetworkSet) -> None:
+        self.sites, self.limits, self.trusted = sites, limits, trusted
+
+    def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
+        """What a connection's requests say about their client."""
+        port = local_port(transport) if arrival.local is None else -1
+        if port < 0:
+            local = arrival.local or local_of(transport)
+            port = local.port if isinstance(local, Inet) else 0
+        client, shown = arrival.client, arrival.shown
+        if shown is None:
+            return ClientFacts(client, https=secure, port=port, trusted=self.trusted)
+        subject, certificate = shown.told
+        return ClientFacts(
+            client, https=secure, port=port, trusted=self.trusted, subject=subject, certificate=certificate
+        )
+
+
 class HttpFactory:
     """Serves HTTP/1 or HTTP/2 on each connection: in clear text, or inside TLS with `secure`.
 
-    `sites` and `limits` are asked once per connection; `random` gives as many bytes of chance as it is asked.
+    `serving` is asked once per connection; `random` gives as many bytes of chance as it is asked.
     """
 
     def __init__(
         self,
         reactor: Any,
-        sites: Callable[[], Sites],
+        serving: Serving,
         answers: Answers,
         deadlines: Deadlines,
         pipes: Pipes,
-        limits: Callable[[], HttpLimits],
-        facts: Callable[[Arrival, bool, Any], ClientFacts],
         *,
         secure: bool = False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.reactor, self.sites, self.answers = reactor, sites, answers
-        self.deadlines, self.pipes, self.limits, self.facts = deadlines, pipes, limits, facts
+        self.reactor, self.serving, self.answers = reactor, serving, answers
+        self.deadlines, self.pipes = deadlines, pipes
         self.secure, self.random = secure, random
 
     def doStart(self) -> None:

@@ -49,7 +49,7 @@ class HttpServer(ResponseWriter):
         super().__init__(factory.pipes)
         self._factory, self.arrival = factory, arrival
         self.reactor, self.secure = factory.reactor, factory.secure
-        self.sites = factory.sites()
+        self.sites = factory.serving.sites
         self.connected = 0
         self.reader = RequestReader()
         self.tunnel: End | None = None
@@ -62,7 +62,7 @@ class HttpServer(ResponseWriter):
         """When the request began, or the wait for it; and when the last one ended."""
         self.body_bytes = self.status = 0
         self.reason = self._id = ""
-        self._watch: Watch | None = Watch(self, factory.limits(), factory.deadlines)
+        self._watch: Watch | None = Watch(self, factory.serving.limits, factory.deadlines)
 
     def request_id(self) -> str:
         """The number of the request that is served, the same in its error page and in the log."""
@@ -77,7 +77,7 @@ class HttpServer(ResponseWriter):
     def makeConnection(self, transport: Any) -> None:
         """Twisted's call."""
         self.transport, self.connected = transport, 1
-        self.facts = self._factory.facts(self.arrival, self.secure, transport)
+        self.facts = self._factory.serving.facts(self.arrival, self.secure, transport)
         transport.registerProducer(self, True)
         if self._watch is not None:
             self._watch.begin()

@@ -157,7 +157,7 @@ class RequestRewriter:
         self._insecure = "upgrade_insecure_requests" in options
         self.writes_forwarded = "forwarded_header" in options
         """Whether peers get the field even where the client has not sent one."""
-        self._rules = rules
+        self._rules = rules if rules else None
         # Rules about what differs from request to request cannot be applied once per connection.
         self._late = not rules.names.isdisjoint((b"host", b"x-original-uri"))
         self._sticky = sticky
@@ -190,7 +190,9 @@ class RequestRewriter:
             own.append((b"Expect", b"100-continue"))
         if b"max-forwards" in headers.names:
             own += _max_forwards(request)
-        return Fields(self._rules.apply([*own, *block.pairs])) if self._late else Fields(own, block)
+        if self._late and self._rules is not None:
+            return Fields(self._rules.apply([*own, *block.pairs]))
+        return Fields(own, block)
 
     def _lasting(self, request: Request, client: ClientFacts, upgrade: bytes) -> list[Pair]:
         """All but Host, X-Original-URI and Expect: what depends on the fields, the authority and us alone."""
@@ -210,7 +212,7 @@ class RequestRewriter:
             pairs.append((b"X-Forwarded-Host", request.authority))
         if self.writes_forwarded or b"forwarded" in names:
             pairs.append((b"Forwarded", forwarded(client.claims(headers), request.authority)))
-        return pairs if self._late else self._rules.apply(pairs)
+        return pairs if self._late or self._rules is None else self._rules.apply(pairs)
 
     def _with_one_cookie(self, headers: Headers, pairs: list[Pair]) -> list[Pair]:
         """All lines in one (RFC 9113 §8.2.3: a client may split them, HTTP/1.1 has one), without ours."""
@@ -227,7 +229,7 @@ class ResponseRewriter:
     __slots__ = ("_rules",)
 
     def __init__(self, rules: HeaderRules) -> None:
-        self._rules = rules
+        self._rules = rules if rules else None
 
     def fields(self, response: Response, memory: Memory, upgrade: bool = False) -> Fields:
         """The fields for the client. `memory` is that of the peer's connection.
@@ -239,7 +241,7 @@ class ResponseRewriter:
         block = memory.recall(self, headers, b"")
         if block is None:
             kept = headers.without(_dropped(_NOT_TO_CLIENTS, response.connection))
-            block = Block(self._rules.apply(kept))
+            block = Block(kept if self._rules is None else self._rules.apply(kept))
             memory.keep(self, headers, b"", block)
         if upgrade:
             return Fields([(b"Connection", b"upgrade"), (b"Upgrade", response.upgrade)], block)
