@@ -9,19 +9,14 @@ the answer never depends on it, and the cost is linear in the bytes received.
 from __future__ import annotations
 
 import re
-from struct import Struct, unpack
-from struct import error as StructError
 from typing import Final, NamedTuple
 
 from rproxy.errors import BadHello, HelloTooLarge, NotTLS
-from rproxy.wire.hostname import from_wire
+from rproxy.native.hello import MAX_RECORD, Hello, from_body, from_record
 
 MAX_HELLO: Final = 65536
 """Bytes, record headers included. Browsers send 0.5 to 2 KiB, with post-quantum key shares and ECH at most
 a few KiB; the length field would allow 16 MiB per connection, held for as long as a hello may take."""
-
-MAX_RECORD: Final = 16384
-"""Bytes of payload in one record: 2^14, RFC 8446 §5.1."""
 
 
 class ClientHello(NamedTuple):
@@ -65,8 +60,9 @@ class HelloReader:
             self._append(data)
             return self._advance()
         self._raw = data
-        body = _only_record(data, self._limit)
-        return self._advance() if body is None else parse(body)
+        # Most hellos come in one segment and one record. What follows is the oracle of this in the tests.
+        found = from_record(data, self._limit)
+        return self._advance() if found is None else _hello(found)
 
     def _append(self, data: bytes) -> None:
         # A bytearray grows in place: `bytes + bytes` would copy all of it for every small segment.
@@ -127,16 +123,7 @@ class HelloReader:
 
 def parse(body: bytes) -> ClientHello:
     """A hello from the whole body of the handshake message, without its 4-byte header; raises `BadHello`."""
-    try:
-        # Unpacking and indexing past the end raise by themselves: lengths that point outside need no test.
-        at, size = _before_extensions(body), len(body)
-        if at == size:  # before TLS 1.2 there may be no extension block at all
-            return ClientHello(None, (), _u16(body, 0))
-        if _u16(body, at)[0] != size - at - 2:
-            raise BadHello("extension block")
-        return _hello(body, _extensions(body, at + 2))
-    except (StructError, IndexError):
-        raise BadHello("a length points outside the hello") from None
+    return _hello(from_body(body))
 
 
 def looks_like_http(prefix: bytes) -> bool:
@@ -146,100 +133,8 @@ def looks_like_http(prefix: bytes) -> bool:
 
 # The longest registered method, UPDATEREDIRECTREF, has 17 letters. Only capitals and "-", not every
 # token (RFC 9110 §5.6.2): "SSH-2.0-x y" would be a token and a space too.
-_METHOD = re.compile(rb"[A-Z][A-Z-]{0,19} ").match
-
-_u16 = Struct("!H").unpack_from
-_u16_u16 = Struct("!HH").unpack_from
-_u8_u16 = Struct("!BH").unpack_from
-
-_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
-
-_GREASE = frozenset(0x1010 * n + 0x0A0A for n in range(16))
-"""Values sent only to see whether servers ignore what they do not know, RFC 8701 §2."""
+_METHOD: Final = re.compile(rb"[A-Z][A-Z-]{0,19} ").match
 
 
-def _only_record(data: bytes, limit: int) -> bytes | None:
-    """The hello's body when it lies whole in the first record, else None and nothing is decided.
-
-    Most hellos come this way, and it is cheaper than the general one, which is its oracle in the tests.
-    """
-    if len(data) < 9 or data[0] != 0x16 or data[5] != 1:
-        return None
-    record = data[3] << 8 | data[4]
-    end = 9 + int.from_bytes(data[6:9])
-    if end > record + 5 or end > len(data) or end > limit or record > MAX_RECORD:
-        return None
-    return data[9:end]
-
-
-def _before_extensions(body: bytes) -> int:
-    """Where the extension block begins: behind version, random, session id, ciphers, compression."""
-    session = body[34]
-    ciphers: int = _u16(body, 35 + session)[0]
-    compressions = body[37 + session + ciphers]
-    if session > 32 or ciphers < 2 or ciphers % 2 or compressions < 1:
-        raise BadHello("session id, cipher suites or compression methods")
-    return 38 + session + ciphers + compressions
-
-
-def _extensions(body: bytes, at: int) -> dict[int, bytes | None]:
-    """The three extensions we read, None where absent; what others contain is the peer's business."""
-    found: dict[int, bytes | None] = {_SERVER_NAME: None, _ALPN: None, _SUPPORTED_VERSIONS: None}
-    size = len(body)
-    while at != size:  # an extension that overruns makes the next unpack fail
-        kind, length = _u16_u16(body, at)
-        at += 4 + length
-        if kind in found:
-            if found[kind] is not None:
-                raise BadHello("an extension twice")
-            found[kind] = body[at - length : at]
-    return found
-
-
-def _hello(body: bytes, found: dict[int, bytes | None]) -> ClientHello:
-    names, protocols, versions = found.values()
-    raw = None if names is None else _host_name(names)
-    name = None if raw is None else from_wire(raw)
-    return ClientHello(
-        name,
-        () if protocols is None else _protocols(protocols),
-        _u16(body, 0) if versions is None else _versions(versions),
-        raw if raw and name is None else b"",
-    )
-
-
-def _host_name(extension: bytes) -> bytes | None:
-    """The first host_name of a server_name extension, or None when all entries are of other types."""
-    size, at, name = len(extension), 2, None
-    if extension[0] << 8 | extension[1] != size - 2 or size == 2:
-        raise BadHello("server_name list")
-    while at != size:
-        kind, length = _u8_u16(extension, at)
-        at += 3 + length
-        if kind == 0 and name is None:
-            name = extension[at - length : at]
-    return name
-
-
-def _protocols(extension: bytes) -> tuple[bytes, ...]:
-    size, at = len(extension), 2
-    if extension[0] << 8 | extension[1] != size - 2 or size == 2:
-        raise BadHello("ALPN list")
-    names = []
-    while at < size:
-        start = at + 1
-        at = start + extension[at]
-        names.append(extension[start:at])
-    if at != size or b"" in names:
-        raise BadHello("ALPN name")
-    return tuple(names)
-
-
-def _versions(extension: bytes) -> tuple[int, ...]:
-    length = len(extension) - 1
-    if extension[0] != length or length == 0:
-        raise BadHello("supported_versions list")
-    versions = unpack(f"!{length // 2}H", extension[1:])  # raises when the length is odd
-    if _GREASE.isdisjoint(versions):
-        return versions
-    return tuple([version for version in versions if version not in _GREASE])
+def _hello(found: Hello) -> ClientHello:
+    return tuple.__new__(ClientHello, found)  # the class's own `__new__` is Python's, and costs twice as much
