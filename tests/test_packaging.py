@@ -1,7 +1,12 @@
-"""A built wheel, installed into an empty environment without network, gives the plugin and the command."""
+"""A built wheel, installed into an empty environment without network, gives the plugin and the command.
+
+A pure wheel is built here. `make wheel` names the compiled one that it has made in RPROXY_WHEEL, and the same
+is asked of that.
+"""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -13,10 +18,14 @@ from pathlib import Path
 import pytest
 
 from rproxy import __version__
+from tests.e2e.programs import Programs, free_port
+from tests.e2e.streams import all_of
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120
 """Seconds that a step may take; all together take about five."""
+RELEASE = os.environ.get("RPROXY_WHEEL")
+"""The path of a compiled wheel, from the project's root."""
 
 
 def run(*words, cwd, **more):
@@ -38,8 +47,15 @@ def successful(*words, cwd, **more):
     return said
 
 
+@pytest.fixture(scope="module", params=["pure Python", *(["compiled"] if RELEASE else [])])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def wheel(kind, tmp_path_factory):
+    if kind == "compiled":
+        return ROOT / RELEASE
     folder = tmp_path_factory.mktemp("wheel")
     successful(*BUILD, "--outdir", folder, ROOT, cwd=folder, RPROXY_PURE="1")
     (built,) = folder.glob("*.whl")
@@ -65,7 +81,8 @@ def scratch(wheel, tmp_path_factory):
 @pytest.fixture(scope="module")
 def contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        return {name: archive.read(name).decode() for name in archive.namelist()}
+        files = [file for file in archive.infolist() if not file.is_dir()]
+        return {file.filename: archive.read(file).decode(errors="replace") for file in files}
 
 
 def test_the_wheel_leaves_twisted_and_its_plugins_folder_what_they_are(contents):
@@ -93,8 +110,30 @@ def test_the_wheel_says_what_it_needs(contents):
     assert not any("pytest" in line for line in needed)
 
 
+def test_the_wheel_has_every_compiled_module_or_none(kind, contents):
+    sources = successful(sys.executable, ROOT / "hatch_build.py", cwd=ROOT).split()
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    wanted = {source.rpartition(".")[0] + suffix for source in sources} | {f"rproxy/compiled__mypyc{suffix}"}
+    there = {name for name in contents if name.endswith(".so")}
+    assert there == (wanted if kind == "compiled" else set())
+
+
+def test_the_wheel_says_where_it_runs(kind, wheel, tmp_path):
+    if kind == "pure Python":
+        assert wheel.name.endswith("-py3-none-any.whl")
+        return
+    tag = f"-cp{sys.version_info.major}{sys.version_info.minor}-"
+    assert tag in wheel.name
+    assert "manylinux_2_" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        module = archive.extract(next(name for name in archive.namelist() if "__mypyc" in name), tmp_path)
+    linked = successful("readelf", "--dynamic", module, cwd=tmp_path)
+    assert "libc.so" in linked
+    assert "PATH" not in linked, "it would look for libraries where this machine has its interpreter"
+
+
 def test_where_no_compiler_works_the_wheel_is_pure_python(tmp_path):
-    said = successful(*BUILD, "--outdir", tmp_path, ROOT, cwd=tmp_path, CC="/bin/false")
+    said = successful(*BUILD, "--outdir", tmp_path, ROOT, cwd=tmp_path, CC="/bin/false", RPROXY_COMPILED="")
     assert "is not compiled" in said
     (built,) = tmp_path.glob("*.whl")
     assert built.name.endswith("-py3-none-any.whl")
@@ -119,13 +158,31 @@ def test_the_installed_code_is_the_wheels_and_not_the_checkouts(scratch, tmp_pat
     assert where.startswith(str(scratch.parent))
 
 
-def test_the_installed_command_works(scratch, tmp_path):
-    assert (
-        successful(scratch / "rproxy", "--version", cwd=tmp_path) == f"rproxy {__version__} (pure Python)\n"
-    )
+def test_the_installed_command_works(kind, scratch, tmp_path):
+    assert successful(scratch / "rproxy", "--version", cwd=tmp_path) == f"rproxy {__version__} ({kind})\n"
     assert "no problems" in successful(
         scratch / "rproxy", "check", ROOT / "config-example.toml", cwd=tmp_path
     )
+
+
+def test_the_installed_command_serves(scratch, tmp_path):
+    port = free_port()
+    (tmp_path / "rproxy.toml").write_text(
+        f'listen_address_v4 = "127.0.0.1"\nlisten_port = {port}\n[apps.demo]\nserver_name = "localhost"\n'
+        'reverse_proxy = { location = "demo:" }\n'
+    )
+    programs = Programs(tmp_path)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    words = [scratch / "rproxy", "run", "--config", "rproxy.toml"]
+    try:
+        programs.start(words, "rproxy", cwd=tmp_path, env=clean).says("rproxy listens on")
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+            stream.sendall(b"GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = all_of(stream).decode()
+    finally:
+        programs.end()
+    assert answer.startswith("HTTP/1.1 200 ")
+    assert "GET /a HTTP/1.1" in answer
 
 
 def test_the_installed_endpoints_are_found_by_twisted(scratch, tmp_path):
@@ -147,19 +204,47 @@ def test_a_broken_config_makes_the_installed_command_end_with_1_and_without_a_tr
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("lacking", "advice"),
-    [("ensurepip", "apt install python3-venv"), ("version_info", "Python 3.11 or newer")],
-)
-def test_make_says_what_is_missing_before_it_makes_anything(lacking, advice, tmp_path):
+@pytest.fixture
+def make(tmp_path):
+    """make, with the three files that an installation starts from."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "pyproject.toml", "hatch_build.py"):
         shutil.copy(ROOT / name, tmp_path / name)
+    return lambda *words, **more: run("make", *words, cwd=tmp_path, **more)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "advice"),
+    [("ensurepip", "apt install python3-venv"), ("version_info", "Python 3.11 or newer")],
+)
+def test_make_says_what_is_missing_before_it_makes_anything(lacking, advice, make, tmp_path):
     python = tmp_path / "python3"
     python.write_text(f'#!/bin/sh\ncase "$2" in *{lacking}*) exit 1;; esac\n')
     python.chmod(0o755)
-    status, said = run("make", f"PYTHON={python}", "run", cwd=tmp_path)
+    status, said = make(f"PYTHON={python}", "run")
     assert status != 0
     assert advice in said
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "pure", "told"),
+    [("/bin/false", "", True), ("/bin/false", "1", False)],
+    ids=["broken", "left out"],
+)
+def test_make_says_when_it_could_not_compile_and_installs_all_the_same(compiler, pure, told, make, tmp_path):
+    for name in ("rproxy", "twisted"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    venv.create(tmp_path / ".venv", symlinks=True)
+    (tmp_path / ".venv/bin/pip").touch()
+    here = f"{sys.executable} -m pip --python .venv/bin/python install --quiet --disable-pip-version-check"
+    alone = f"PIP={here} --no-deps --no-index --no-build-isolation"
+    tools = {"PYTHONPATH": sysconfig.get_path("purelib"), "CC": compiler, "RPROXY_PURE": pure}
+    status, said = make(alone, "PLUGINS=true", ".venv/installed", **tools)
+    assert status == 0, said
+    assert (tmp_path / ".venv/installed").exists()
+    assert ("is not compiled and takes several times the CPU" in said) == told
+    assert ("'/bin/false'" in said) == told

@@ -22,6 +22,7 @@ from rproxy.downstream.admission import PeekOptions as PeekOptions
 from rproxy.downstream.admission import ProxyPolicy as ProxyPolicy
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
 from rproxy.interfaces import Arrival, Journal, Lease, address_of
+from rproxy.transports import half_closer
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.clienthello import HelloReader, looks_like_http
@@ -29,7 +30,6 @@ from rproxy.wire.proxyheader import ProxyHeader, ProxyHeaderReader, begins_heade
 
 log: Final = Logger(__name__)
 
-HALF_CLOSEABLE: Final[Any] = IHalfCloseableProtocol
 LINGER: Final = 1.0
 """Seconds for which a refused client's bytes are read and dropped: closing on unread ones would be a
 reset, and the reset would overtake the alert."""
@@ -271,7 +271,7 @@ class Peek:
     def readConnectionLost(self) -> None:
         """Twisted's call: the client will send no more."""
         if self._become is not None:
-            half = HALF_CLOSEABLE(self._become, None)
+            half = half_closer(self._become)
             (self.transport.loseConnection if half is None else half.readConnectionLost)()
         elif self._refused or self._reader is None or not self._reader.received:
             self.transport.loseConnection()
@@ -281,7 +281,7 @@ class Peek:
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""
-        half = HALF_CLOSEABLE(self._become, None)
+        half = half_closer(self._become)
         if half is not None:
             half.writeConnectionLost()
 

@@ -11,12 +11,15 @@ import os
 import socket
 from array import array
 from fcntl import ioctl
+from struct import pack
 from typing import Any, Final
 
 CHUNK: Final = 65536
 """Bytes of a read; Twisted's, too."""
 SEND: Final = 131072
 """Bytes that a send is given at most, so that a long queue is not copied for each of them."""
+RESET = pack("ii", 1, 0)
+"""SO_LINGER with no time: closing resets the other side."""
 LATER = frozenset((errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM))
 """What passes by itself: no room, a signal in between, the kernel short of memory."""
 
@@ -69,6 +72,14 @@ def shut(sock: Any, number: int) -> None:
     """Shut the writing half of the socket with this descriptor; who has gone needs not be told."""
     try:
         sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def reset(sock: Any, number: int) -> None:
+    """Let the next close of the socket with this descriptor reset the connection (socket(7), SO_LINGER)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     except OSError:
         pass
 

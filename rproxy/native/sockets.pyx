@@ -5,6 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 import os
+from struct import pack
 from _socket import socket as SocketType
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 
@@ -60,6 +61,12 @@ cdef extern from "sys/socket.h" nogil:
     int SOCK_CLOEXEC
     ssize_t c_recv "recv"(int number, void* buffer, size_t size, int flags)
     ssize_t c_send "send"(int number, const void* buffer, size_t size, int flags)
+    struct c_linger "linger":
+        int l_onoff
+        int l_linger
+    int setsockopt(int number, int level, int name, const void* value, unsigned int size)
+    int SOL_SOCKET
+    int SO_LINGER
     int c_shutdown "shutdown"(int number, int how)
     int MSG_NOSIGNAL
     int SHUT_WR
@@ -69,6 +76,7 @@ cdef extern from "sys/ioctl.h" nogil:
 
 CHUNK = 65536
 SEND = 131072
+RESET = pack("ii", 1, 0)
 LATER = frozenset((EAGAIN, EINTR, ENOBUFS, ENOMEM))
 
 cdef enum:
@@ -202,6 +210,18 @@ def shut(object sock, int number):
         return
     try:
         sock.shutdown(SHUT_WR)
+    except OSError:
+        pass
+
+
+def reset(object sock, int number):
+    cdef c_linger none
+    none.l_onoff, none.l_linger = 1, 0
+    if _is_socket(sock):
+        setsockopt(number, SOL_SOCKET, SO_LINGER, &none, sizeof(none))
+        return
+    try:
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
     except OSError:
         pass
 

@@ -53,11 +53,25 @@ class ConnectionLog:
         reason: str,
     ) -> None:
         """Write a connection down; the line leaves with others, soon."""
-        self._batch.add(
-            f"{self._now()} client={_client(arrival.client)} name={_name(arrival)}"
-            f" app={kept(app)} peer={kept(peer)}"
-            f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
-        )
+        self.write(arrival, "", app, peer, received, sent, seconds, reason)
+
+    def write(
+        self,
+        arrival: Arrival,
+        user: str,
+        app: str,
+        peer: str,
+        received: int,
+        sent: int,
+        seconds: float,
+        reason: str,
+    ) -> None:
+        """The line of a connection; `user` stands behind the client, escaped and with its name."""
+        # Joined by hand: an f-string is compiled to a call of `str.format` for each of its parts.
+        words = [self._now(), " client=", _client(arrival.client), user, " name=", _name(arrival)]
+        words += [" app=", kept(app), " peer=", kept(peer), " received=", str(received), " sent=", str(sent)]
+        words += [" seconds=", _thousandths(seconds), " reason=", reason, "\n"]
+        self._batch.add("".join(words))
 
     def flush(self) -> None:
         """Hand the waiting lines to the sink."""
@@ -69,6 +83,12 @@ class ConnectionLog:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return self._stamp
+
+
+def _thousandths(seconds: float) -> str:
+    """As `{:.3f}` has it; a clock that was set back makes it nothing."""
+    count = int(max(0.0, seconds) * 1000.0 + 0.5)
+    return str(count // 1000) + "." + str(1000 + count % 1000)[1:]
 
 
 def _client(client: Address) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rproxy.downstream.service import identity_in
 from rproxy.interfaces import Arrival
-from rproxy.services.access import MOST_SHOWN, ConnectionLog, _client, _name, escaped, kept
+from rproxy.services.access import MOST_SHOWN, ConnectionLog, escaped
 
 
 class UserLog(ConnectionLog):
@@ -22,15 +21,6 @@ class UserLog(ConnectionLog):
         reason: str,
     ) -> None:
         """Write a connection down."""
-        identity = identity_in(arrival)
-        if identity is None:
-            super().ended(
-                arrival, app=app, peer=peer, received=received, sent=sent, seconds=seconds, reason=reason
-            )
-            return
-        user = escaped(identity.key[:MOST_SHOWN]) or "-"
-        self._batch.add(
-            f"{self._now()} client={_client(arrival.client)} user={user} name={_name(arrival)}"
-            f" app={kept(app)} peer={kept(peer)}"
-            f" received={received} sent={sent} seconds={seconds:.3f} reason={reason}\n"
-        )
+        identity = None if arrival.shown is None else arrival.shown.identity
+        user = "" if identity is None else f" user={escaped(identity.key[:MOST_SHOWN]) or '-'}"
+        self.write(arrival, user, app, peer, received, sent, seconds, reason)

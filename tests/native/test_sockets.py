@@ -319,6 +319,9 @@ class StandIn:
     def shutdown(self, how: int) -> None:
         self._says("shutdown", how)
 
+    def setsockopt(self, level: int, name: int, value: bytes) -> None:
+        self._says("setsockopt", level, name, value)
+
 
 def asked(one: Any, problem: OSError | None) -> tuple[Any, ...]:
     """What all of them give and raise, for a socket that is none; and what that was asked."""
@@ -327,7 +330,12 @@ def asked(one: Any, problem: OSError | None) -> tuple[Any, ...]:
     if isinstance(accepted[1], tuple):
         os.close(accepted[1][0])
         accepted = (tuple, accepted[1][1])
-    calls = [(one.receive, it, -1), (one.send, it, -1, b"abc" * SEND, 3), (one.shut, it, -1)]
+    calls = [
+        (one.receive, it, -1),
+        (one.send, it, -1, b"abc" * SEND, 3),
+        (one.shut, it, -1),
+        (one.reset, it, -1),
+    ]
     return accepted, *(outcome(*call) for call in calls), it.asked
 
 
@@ -338,7 +346,7 @@ def asked(one: Any, problem: OSError | None) -> tuple[Any, ...]:
 def test_what_stands_for_a_socket_is_asked_itself(sockets: Twins, problem: OSError | None) -> None:
     told = asked(sockets.compiled, problem)
     assert told == asked(sockets.python, problem)
-    assert [call[0] for call in told[-1]] == ["accept", "recv", "send", "shutdown"]
+    assert [call[0] for call in told[-1]] == ["accept", "recv", "send", "shutdown", "setsockopt"]
 
 
 def test_a_shut_half_is_an_end_for_the_other_side(one: Any, pair: Pair) -> None:
@@ -348,6 +356,15 @@ def test_a_shut_half_is_an_end_for_the_other_side(one: Any, pair: Pair) -> None:
     pair.theirs.sendall(b"y")
     arrived(pair)
     assert receive(one, pair) == b"y"
+
+
+def test_a_close_resets_the_other_side_if_that_was_asked_for(one: Any) -> None:
+    pair = over_tcp()
+    one.reset(pair.ours, pair.ours.fileno())
+    pair.ours.close()
+    assert raised(lambda: pair.theirs.recv(1)) == (ConnectionResetError, errno.ECONNRESET)
+    one.reset(pair.ours, -1)
+    pair.theirs.close()
 
 
 def test_who_has_gone_needs_not_be_told_of_the_end(one: Any, pair: Pair) -> None:
