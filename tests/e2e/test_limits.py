@@ -1,9 +1,8 @@
-"""Limits per client with real connections: tokens, open connections, requests, lists, and a flood."""
+"""Limits per client with real connections: tokens, open connections, requests, lists."""
 
 from __future__ import annotations
 
 import socket
-import sys
 import time
 
 import pytest
@@ -12,7 +11,7 @@ from rproxy.wire.address import Inet
 from rproxy.wire.proxyheader import encode_v2
 from tests.e2e.conftest import Peer, Serving
 from tests.e2e.peers import Certificate, nginx
-from tests.e2e.programs import ROOT, Programs, Proxy, free_port, run, until
+from tests.e2e.programs import Programs, Proxy, free_port, run, until
 from tests.e2e.streams import Backend, all_of, ask, call, client_hello, connect, echo, exactly, reset, saying
 
 TRUSTED = 'accept_proxy_protocol = { from = ["127.0.0.1"] }\n'
@@ -193,36 +192,3 @@ def test_lists_hold_for_whom_a_trusted_proxy_speaks_for(
     assert statuses == {"192.0.2.7": "200", "192.0.2.9": "403", "198.51.100.1": "403"}
     assert site.get(client="127.0.0.77")[0] == "000"
     until(lambda: site.proxy.log.count(" 403 Forbidden ") == 2, "both in the access log")
-
-
-# -- A flood ------------------------------------------------------------------------------------------------
-
-FLOOD, CROWD = 10_000, 4_000
-"""Connections, and the clients they are from; a fifth of what docs/limits-and-bans.md has figures for."""
-PATIENT = 0.05
-"""Seconds that an innocent client's connection may take while the flood lasts."""
-GROWTH = 40 << 20
-"""Bytes that the flood may cost: buckets for all its clients, and connections that are about to close."""
-
-
-def test_a_flood_neither_fills_the_memory_nor_delays_the_innocent(
-    programs: Programs, serving: Serving
-) -> None:
-    backend = serving(saying(b"hello"))
-    limit = 'max_clients = 2000\nrate_limit = { capacity = 1, fill_rate = "1h", max_connections = 1 }\n'
-    proxy = programs.rproxy(TRUSTED + limit + app(backend))
-    for number in range(50):  # whatever is made once
-        behind(proxy.port, f"198.51.100.{number}")
-    before, waits = proxy.rss, list[float]()
-    flood = programs.start([sys.executable, ROOT / "tests/e2e/flood.py", proxy.port, FLOOD, CROWD], "flood")
-    while flood.popen.poll() is None:
-        began, number = time.monotonic(), len(waits)
-        assert behind(proxy.port, f"203.0.{number >> 8}.{number & 255}") == b"hello"
-        waits.append(time.monotonic() - began)
-        time.sleep(0.02)
-    assert flood.popen.returncode == 0, flood.log
-    until(lambda: proxy.log.count("reason=rate_limited") == FLOOD - CROWD, "a line for each that was refused")
-    waits.sort()
-    assert len(waits) > 10
-    assert waits[len(waits) // 2] < PATIENT, waits  # the rest is what other tests do to this machine
-    assert proxy.rss - before < GROWTH
