@@ -63,6 +63,7 @@ pure: $(VENV)/installed-test
 	  tests/downstream $(addprefix tests/test_, $(addsuffix .py, deadlines exchange openssl reactor relay sites splice tls transports wrapping))
 
 # Most of them wait for something most of the time, so that more than one at a time costs nobody anything.
+# RPROXY_TEST_REACTOR=epoll make e2e runs them on Twisted's own reactor instead of ours.
 e2e: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/e2e
 

@@ -16,7 +16,16 @@ from typing import Any
 PATIENCE = 10.0
 """Seconds that anything may take which normally takes milliseconds."""
 ROOT = Path(__file__).resolve().parents[2]
-RPROXY = [sys.executable, "-m", "rproxy.command"]
+ON_TWISTEDS_REACTOR = (
+    "import runpy; from twisted.internet import epollreactor; epollreactor.install();"
+    "runpy.run_module('rproxy.command', run_name='__main__')"
+)
+RPROXY = (
+    [sys.executable, "-c", ON_TWISTEDS_REACTOR]
+    if os.environ.get("RPROXY_TEST_REACTOR") == "epoll"
+    else [sys.executable, "-m", "rproxy.command"]
+)
+"""The command; `RPROXY_TEST_REACTOR=epoll make e2e` runs the tests on Twisted's own reactor."""
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 TWIST = [sys.executable, "-m", "twisted"]
 NOBODY = 65534
