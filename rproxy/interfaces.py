@@ -132,7 +132,10 @@ def local_of(transport: Any) -> Address:
     """The address of our end of a connection; unlike `getHost`, with no Twisted object on the way."""
     if getattr(transport, "proxy_header", None) is not None:  # behind an `acceptproxy:` endpoint
         return address_of(transport.getHost())
-    name = transport.getHandle().getsockname()
+    named = getattr(transport.getHandle(), "getsockname", None)
+    if named is None:  # behind Twisted's TLS, which has no socket
+        return address_of(transport.getHost())
+    name = named()
     if isinstance(name, tuple):
         return inet(name[0], name[1])
     return Unix(os.fsencode(name))

@@ -22,7 +22,7 @@ from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.parting import Parting, end_half
 from rproxy.splice import Pipes, Pump, is_plain
-from rproxy.transports import close, in_kernel, unacknowledged, unsent_of
+from rproxy.transports import close, in_kernel, own_method, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.wire.address import Inet
@@ -155,7 +155,7 @@ class End:
             far.transport.unregisterProducer()
             Parting(far.transport)
         else:
-            getattr(far.transport, "cut", far.transport.abortConnection)()
+            own_method(far.transport, "cut", "abortConnection")()
 
     def pauseProducing(self) -> None:
         """The far transport's call: its buffer is full."""

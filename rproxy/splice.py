@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import classImplements
 
 from rproxy.native import sockets
 from rproxy.transports import END, LOST, Mover, Stream, receive, send
@@ -155,7 +157,7 @@ class Pump(Mover):
             self._bulk = self.moved >= BULK
             return
         if sink.producer is None:  # now back-pressure is needed: the sink pauses the source when it is full
-            sink.registerProducer(self._source, True)
+            sink.registerProducer(self, True)
         sink.write(chunk[sent:] if sent else chunk)
 
     def _end(self) -> None:
@@ -213,14 +215,30 @@ class Pump(Mover):
         lost = self._drain()
         if lost is not None or self._held:
             return lost
-        self._sink.writes = None
-        self._sink.stopWriting()
+        sink = self._sink
+        sink.writes = None
+        if not (sink.dataBuffer or sink._tempDataLen or sink.disconnecting or sink._half_closing):
+            sink.stopWriting()
         self._source.resumeProducing()
         if not self._left:
             self._end()
         return None
 
+    def pauseProducing(self) -> None:
+        """The sink's call: its queue is full."""
+        self._source.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The sink's call: it is not any more."""
+        self._source.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The sink's call when it is lost: its protocol's `connectionLost` does what the source needs."""
+
 
 def is_plain(transport: Any) -> bool:
     """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
     return isinstance(transport, Stream) and not getattr(transport, "TLS", False)  # see `starttls`
+
+
+classImplements(Pump, IPushProducer)

@@ -394,11 +394,21 @@ _half_closes: Final[Callable[[Any], Any]] = lru_cache(256)(HALF_CLOSEABLE.implem
 
 
 def close(transport: Any) -> None:
-    """`Stream.close`, of a transport that may be another's."""
-    if isinstance(transport, Stream):
+    """`Stream.close`, of a transport that may be another's, or one on which `startTLS` was called."""
+    if isinstance(transport, Stream) and not getattr(transport, "TLS", False):
         transport.close()
-        return
-    getattr(transport, "close", transport.loseConnection)()
+    else:
+        own_method(transport, "close", "loseConnection")()
+
+
+def own_method(transport: Any, name: str, otherwise: str) -> Callable[[], object]:
+    """A method that the transport itself has, or one that all have.
+
+    Twisted's wrappers pass on what they do not know, so that the connection below TLS would be meant.
+    """
+    known = hasattr(type(transport), name) and not getattr(transport, "TLS", False)
+    method: Callable[[], object] = getattr(transport, name if known else otherwise)
+    return method
 
 
 def twisted_address(name: Any) -> Any:

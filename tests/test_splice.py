@@ -380,3 +380,26 @@ def test_a_limit_is_kept_to_the_byte_and_its_end_told_once(seed: int, limit: int
         assert (line.source.reads, line.sink.writes) == (None, None)
     finally:
         line.close()
+
+
+def test_a_close_that_waits_for_the_pipe_still_comes(line: Line) -> None:
+    """It waits for word that the sink takes more, which the pump must not take away."""
+    fill(line)
+    assert line.pump.held
+    line.sink.unregisterProducer()
+    line.sink.loseConnection()
+    for _ in range(2000):
+        line.collect()
+        line.loop.spin()
+        if line.ended:
+            break
+    assert line.ended
+
+
+def test_a_lost_sink_leaves_the_end_of_the_source_to_who_knows_why(line: Line) -> None:
+    """Its protocol tells a reset from a goodbye; a producer's `stopProducing` cannot."""
+    line.pipes.take = lambda: None  # type: ignore[method-assign]
+    fill(line)
+    assert line.sink.producer is not None
+    line.sink.producer.stopProducing()
+    assert not line.source.disconnecting

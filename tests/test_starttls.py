@@ -13,9 +13,11 @@ from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 
 from rproxy.descriptors import UnixServer
 from rproxy.dialling import Client, UnixClient
+from rproxy.interfaces import local_of
 from rproxy.splice import is_plain
 from rproxy.streams import Server
-from rproxy.transports import Stream
+from rproxy.transports import Stream, close
+from rproxy.wire.address import Inet
 from tests.e2e.peers import self_signed
 from tests.hands import Hands, Made, Pair, hands
 
@@ -163,3 +165,25 @@ def test_aborting_is_over_in_the_next_turn_and_is_a_loss_to_the_other_side(secur
     secured.calling.abortConnection()
     secured.place.until(lambda: secured.server.reason and secured.client.reason)
     assert secured.server.reason is not ConnectionDone
+
+
+def test_closing_says_all_and_the_goodbyes_of_tls(secured: Pair) -> None:
+    """Not what would close the connection below TLS, past what TLS still holds."""
+    answer_and_close(secured.serving)
+    secured.place.until(lambda: secured.client.reason)
+    assert secured.client.octets == b"answer"
+    assert secured.client.reason is ConnectionDone
+
+
+def answer_and_close(transport: Any) -> None:
+    transport.write(b"answer")
+    close(transport)
+
+
+def test_our_end_behind_twisteds_tls_has_an_address(place: Hands, own: Any) -> None:
+    found = list[Any]()
+    serving = Made(made=lambda transport: found.append(local_of(transport)))
+    port = place.reactor.listenSSL(0, serving, own.options(), interface="127.0.0.1")
+    place.reactor.connectSSL("127.0.0.1", port.getHost().port, Made(), CertificateOptions())
+    place.until(lambda: found)
+    assert found == [Inet("127.0.0.1", port.getHost().port)]

@@ -17,6 +17,7 @@ from rproxy.downstream.http2_stream import Stream
 from rproxy.downstream.http2_turns import Turns
 from rproxy.downstream.http2_watch import Watch
 from rproxy.interfaces import Arrival
+from rproxy.parting import is_twisteds_tls
 from rproxy.wire.http2 import Http2Codec
 from rproxy.wire.http2_events import (
     Body,
@@ -243,7 +244,8 @@ class Http2Server:
         self._turns.clear()
         self._write_out()
         self.transport.unregisterProducer()
-        half_close = getattr(self.transport, "loseWriteConnection", None)
+        transport = self.transport
+        half_close = None if is_twisteds_tls(transport) else getattr(transport, "loseWriteConnection", None)
         if self.input_ended or half_close is None:
             self.transport.loseConnection()
             return

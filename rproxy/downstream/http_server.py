@@ -20,6 +20,7 @@ from rproxy.downstream.tunnel import open_tunnel
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
 from rproxy.interfaces import Arrival
+from rproxy.parting import is_twisteds_tls
 from rproxy.relay import End
 from rproxy.sites import Site
 from rproxy.transports import close, unacknowledged
@@ -297,7 +298,8 @@ class HttpServer(ResponseWriter):
 
     def _linger(self) -> None:
         """Half-close: closing on unread bytes is a reset, which would overtake the answer (RFC 9112 §9.6)."""
-        half_close = getattr(self.transport, "loseWriteConnection", None)
+        transport = self.transport
+        half_close = None if is_twisteds_tls(transport) else getattr(transport, "loseWriteConnection", None)
         if half_close is None:
             self.transport.loseConnection()
             return
@@ -329,10 +331,17 @@ class HttpServer(ResponseWriter):
         elif self.tunnel is not None:
             self.tunnel.readConnectionLost()
         elif self.closing or (self.exchange is not None and not self.reader.complete):
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            self._lose()
         elif self.exchange is None and not self.full:
             self.close()
+
+    def _lose(self) -> None:
+        """The request was cut off: nothing follows what waits here, and part of a response looks like one."""
+        if self.pump is not None:
+            self.cut()
+        else:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """Twisted's call once our half is shut."""

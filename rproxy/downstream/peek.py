@@ -320,7 +320,8 @@ class Peek:
             deadline()
 
     def _journal(self, reason: str, sent: int) -> None:
-        assert self._arrival is not None
+        if self._arrival is None:  # there was no connection, only a failure to make one
+            return
         self._factory.journal.ended(
             self._arrival,
             app="-",

@@ -107,7 +107,17 @@ class PatientPort(Port):
             accepted.close()
             return
         number, self.sessionno = self.sessionno, self.sessionno + 1
-        protocol.makeConnection(self.transport(accepted, protocol, name, self, number, self.reactor))
+        try:
+            transport = self.transport(accepted, protocol, name, self, number, self.reactor)
+        except BaseException:
+            accepted.close()
+            protocol.connectionLost(Failure())  # it has been counted, and nobody else would end it
+            raise
+        try:
+            protocol.makeConnection(transport)
+        except BaseException:
+            transport.cut()
+            raise
 
     def _twisted_address(self, name: Any) -> Any:
         kind = address.IPv4Address if len(name) == 2 else address.IPv6Address

@@ -165,3 +165,18 @@ def test_a_large_response_that_breaks_off_is_not_complete(worlds: Making) -> Non
     peer.finish()
     assert client.all(4 * SPLICE_FROM).endswith(b"<reset>")
     assert world.answers.lines == [(200, "bad_response", SPLICE_FROM)]
+
+
+def test_who_leaves_inside_its_body_is_cut_off_from_a_response_that_the_kernel_moves(worlds: Making) -> None:
+    world = worlds()
+    client = world.connect(receive_buffer=65536)
+    client.send(request(b"/", b"Content-Length: 1000", method=b"POST") + b"x" * 100)
+    peer = world.asked()
+    peer.read()
+    size = 32 << 20
+    peer.send(response(b"Content-Length: %d" % size))
+    peer.push(bytes(size))
+    client.finish()
+    world.loop.spin()
+    assert len(world.connections) == 0
+    assert client.read().endswith(b"<reset>")

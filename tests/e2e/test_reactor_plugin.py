@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Peer
-from tests.e2e.peers import self_signed
+from tests.e2e.peers import nginx, self_signed
 from tests.e2e.programs import TWIST, TWISTD, Program, Programs, environment, free_port, run
 from tests.e2e.streams import all_of
 
@@ -206,3 +206,30 @@ def test_a_program_may_install_it_by_name(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program)
     done = run([TWISTD[0], tmp_path / "program.py"], env=environment())
     assert done.stdout == "ProxyReactor\n", done.stderr
+
+
+BEHIND_TLS = """
+listen = ["ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"]
+[apps.a]
+server_name = "localhost"
+reverse_proxy = [{{ upstream = [{{ location = "127.0.0.1:{behind}" }}] }}]
+"""
+
+
+@pytest.mark.parametrize("reactor", ["rproxy", "epoll"])
+@pytest.mark.parametrize("how", ["close", "keep-alive"])
+def test_the_proxy_answers_in_full_behind_a_tls_endpoint_of_twisteds(
+    programs: Programs, tmp_path: Path, peer: Peer, reactor: str, how: str
+) -> None:
+    own, port, behind = self_signed(tmp_path / "own", "localhost"), free_port(), free_port()
+    server = f"server {{ listen 127.0.0.1:{behind}; location / {{ return 200 answer; }} }}"
+    nginx(programs, peer("nginx"), server, ("127.0.0.1", behind))
+    file = tmp_path / "rproxy.toml"
+    file.write_text(BEHIND_TLS.format(port=port, key=own.key, certificate=own.certificate, behind=behind))
+    words = [*TWISTD, "-n", "--pidfile=", "-r", reactor, "rproxy", "--config", file]
+    proxy = programs.start(words, "behind-tls")
+    proxy.says("rproxy listens on")
+    curl = [peer("curl"), "--silent", "--insecure", "--no-alpn", "--max-time", "20"]
+    asked = run([*curl, "--header", f"Connection: {how}", f"https://localhost:{port}/"])
+    assert (asked.returncode, asked.stdout) == (0, "answer")
+    ends(proxy)

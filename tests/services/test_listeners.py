@@ -523,3 +523,37 @@ def test_a_burst_does_not_starve_the_others(port: Port) -> None:
         if len(port.factory.built) == 90:
             break
     assert len(port.factory.built) == 90
+
+
+class Counted(Protocol):
+    """What has been counted when it was built."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def makeConnection(self, transport: Any) -> None:
+        raise ZeroDivisionError
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost += 1
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_what_was_built_hears_of_the_end_of_a_connection_that_failed(port: Port, watched: bool) -> None:
+    built, files = Counted(), open_files()
+    port.factory.buildProtocol = lambda addr: built
+    add = port.loop.addReader
+    port.loop.addReader = lambda reader: (  # type: ignore[method-assign]
+        add(reader) if watched or reader is port.port else full()
+    )
+    port.connect()
+    with LogLines() as log:
+        port.loop.spin()
+    assert (built.lost, len(log.texts("rproxy.services.listeners"))) == (1, 1)
+    assert port.loop.readers == {port.port}
+    port.clients.pop().close()
+    assert open_files() == files
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, "too many are watched")
