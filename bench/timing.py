@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from figures import Figure, Trouble, percentile
+from machine import tree
 from paced import build, paced
 from proxies import Running
 from works import WORKS, Run, errand
@@ -34,26 +37,50 @@ def latency(case: str, run: Run) -> Iterable[Figure]:
     """At a light load (`h1_latency`), and at half of what nginx can do (`h1_half`)."""
     figures = (Figure(case, "ms p50"), Figure(case, "ms p99"))
     try:
-        rate = LIGHT if case == "h1_latency" else half_of_nginx(run, figures[0])
-        _take_turns(run, Pace(build(run.yard.folder), rate, run.seconds), figures)
+        with others_elsewhere(run.yard.backend) as core:
+            rate = LIGHT if case == "h1_latency" else half_of_nginx(run, core, figures[0])
+            _take_turns(run, core, Pace(build(run.yard.folder), rate, run.seconds), figures)
     except Trouble as trouble:
         for figure in figures:
             figure.fail("nginx", str(trouble))
     yield from figures
 
 
-def half_of_nginx(run: Run, figure: Figure) -> float:
-    """Half of the requests per second that wrk gets done on this machine, with nginx as the proxy."""
+@contextmanager
+def others_elsewhere(backend: Running) -> Iterator[set[int]]:
+    """Keep the client and the backend off one core, which is for the proxies; unless there is only one.
+
+    Three busy processes on two cores wait for each other: which of them did is up to the scheduler, and a
+    proxy that shares its core with the backend is saturated at half the rate.
+    """
+    cores, others = os.sched_getaffinity(0), [os.getpid(), *tree(backend.pid)]
+    core = {min(cores)}
+    try:
+        _keep(others, cores - core or core)
+        yield core
+    finally:
+        _keep(others, cores)
+
+
+def _keep(pids: Iterable[int], cores: set[int]) -> None:
+    for pid in pids:
+        os.sched_setaffinity(pid, cores)
+
+
+def half_of_nginx(run: Run, core: set[int], figure: Figure) -> float:
+    """Half of the requests per second that wrk gets done through nginx on a core of its own."""
     with run.yard.started("nginx") as (nginx,):
+        _keep(tree(nginx.pid), core)
         done = [WORKS["h1"].load(errand(nginx, WORKS["h1"], run)) for _ in range(TRIES)]
     most = statistics.median(done) / run.seconds
     figure.notes.append(f"nginx is saturated by {most:.0f} requests/s; half of that is sent")
     return most / 2
 
 
-def _take_turns(run: Run, pace: Pace, figures: tuple[Figure, Figure]) -> None:
+def _take_turns(run: Run, core: set[int], pace: Pace, figures: tuple[Figure, Figure]) -> None:
     late: list[float] = []
     with run.yard.started(*run.targets) as running:
+        _keep([pid for each in running for pid in tree(each.pid)], core)
         for _ in range(run.rounds):
             for target in running:
                 late += _round(target, pace, figures)
