@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from rproxy.errors import (
     BodyTooLarge,
     LastHop,
@@ -110,11 +112,17 @@ class Folder(Protocol):
     def find(self, name: str) -> tuple[Site, Route] | None: ...  # noqa: D102
 
 
-class Gate(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Gate:
     """Bans, address lists and limits per client, see `services.gates`; both may raise a `Refusal`."""
 
-    def client(self, facts: ClientFacts, headers: Headers) -> str: ...  # noqa: D102
-    def admit(self, client: str, site: Site, route: Route | None) -> None: ...  # noqa: D102
+    def client(self, facts: ClientFacts, headers: Headers) -> str:
+        """Whose request it is, for `admit`."""
+        raise NotImplementedError
+
+    def admit(self, client: str, site: Site, route: Route | None) -> None:
+        """Whether this client may have this, now."""
+        raise NotImplementedError
 
 
 class Sites:

@@ -9,12 +9,13 @@ import pytest
 from rproxy.errors import Banned, Misdirected, NoRoute, RateLimited, Redirect, Refusal, UnknownHost
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
+from rproxy.sites import Gate as BareGate
 from rproxy.sites import Route, Site, Sites
 from rproxy.wire.message import Headers, Request
 from tests.test_sites import CLIENT, ROUTE, arrival, ask, site
 
 
-class Gate:
+class Gate(BareGate):
     """Remembers what it was asked, and refuses with what it is given."""
 
     def __init__(self, client: Refusal | None = None, admit: Refusal | None = None) -> None:

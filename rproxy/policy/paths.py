@@ -53,7 +53,7 @@ class PathTable(Generic[T]):
         ):  # a client may send 8000 segments; none behind our longest prefix is looked at
             end = path.rfind(b"/", 0, self._longest + 1)
         prefixes = self._prefixes
-        while end > 0:
+        while end > 1:  # the prefix "/" is the default
             found = prefixes.get(path[:end])
             if found is not None:
                 return found

@@ -20,6 +20,8 @@ from rproxy.policy.bucket import Key, client_key
 from rproxy.policy.forwarded import UNKNOWN
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
+from rproxy.services.ratelimits import RateLimiter
+from rproxy.sites import Gate as SitesGate
 from rproxy.sites import Route, Site
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.message import Headers
@@ -128,11 +130,13 @@ class Gated:
 class AppGate:
     """What is asked about requests for one app; `paths` are the limits of its entries, by prefix."""
 
-    def __init__(self, lists: Lists | None, limiter: Limiter | None, paths: Mapping[bytes, Limiter]) -> None:
+    def __init__(
+        self, lists: Lists | None, limiter: RateLimiter | None, paths: Mapping[bytes, RateLimiter]
+    ) -> None:
         self.lists, self.limiter, self.paths = lists, limiter, dict(paths)
 
 
-class RequestGate:
+class RequestGate(SitesGate):
     """What is asked about requests. `apps` are those that have rules of their own."""
 
     def __init__(self, bans: BanList | None, everyone: Lists | None, apps: Mapping[str, AppGate]) -> None:
