@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from rproxy.config.apps import App
 from rproxy.config.limits import Jail
 from rproxy.config.schema import Configuration
+from rproxy.policy.bantable import BanCheck
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.clouds import without_names
 from rproxy.policy.networks import NetworkSet
@@ -101,9 +102,9 @@ class Guards:
     def _limiter(self, name: str, allowance: Allowance) -> RateLimiter:
         return self.limiters.get(name) or RateLimiter(self._reactor, name, allowance)
 
-    def _bans_of(self, config: Configuration) -> Bans | None:
+    def _bans_of(self, config: Configuration) -> BanCheck | None:
         """None where nobody can be banned."""
-        return self.bans if config.ban_list or config.admin_socket or config.jail else None
+        return self.bans.check if config.ban_list or config.admin_socket or config.jail else None
 
 
 def _allowances(config: Configuration, listeners: Iterable[str]) -> Iterator[tuple[str, Allowance]]:
@@ -124,7 +125,7 @@ def _listeners(
     config: Configuration,
     listeners: Iterable[str],
     limiters: Mapping[str, RateLimiter],
-    bans: Bans | None,
+    bans: BanCheck | None,
     jails: Jails,
     trusted: NetworkSet,
 ) -> dict[str, Gate]:
@@ -145,7 +146,7 @@ def _apps(config: Configuration, limiters: Mapping[str, RateLimiter], trusted: N
 
 
 def _requests(
-    config: Configuration, limiters: Mapping[str, RateLimiter], bans: Bans | None
+    config: Configuration, limiters: Mapping[str, RateLimiter], bans: BanCheck | None
 ) -> RequestGate | None:
     gates = {key: gate for key, app in config.apps.items() if (gate := _app_gate(key, app, limiters))}
     everyone = _lists(config.allow, config.deny)

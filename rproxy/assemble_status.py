@@ -165,6 +165,6 @@ def _bans(config: Configuration, guards: Guards) -> dict[str, Any]:
     return {
         "count": len(guards.bans),
         "by_jails": guards.bans.jailed,
-        "refused": guards.bans.refused,
+        "refused": guards.bans.check.refused,
         "file": str(config.ban_list) if config.ban_list is not None else None,
     }

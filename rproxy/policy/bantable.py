@@ -11,13 +11,18 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from rproxy.errors import Banned
 from rproxy.policy.networks import UNIX, NetworkSet
 from rproxy.wire.address import inet
 
 EVER: Final = float("inf")
 """The end of a ban that has none."""
+NEVER: Final = float("-inf")
+"""The end of the ban of somebody of whom nothing is said."""
+MOST_KNOWN: Final = 4096
+"""Addresses of which is remembered that nothing is said: most clients come again."""
 
 
 class Network(NamedTuple):
@@ -80,6 +85,7 @@ class BanTable:
         self._blocks: dict[int, str] = {}
         self._nets: dict[int, dict[str, int]] = {32: {}, 128: {}}
         self._unsettled = False
+        self._unsaid: set[str] = set()
         self._v4: _RangesV4 | None = None
         self._v6: _Ranges | None = None
 
@@ -96,6 +102,7 @@ class BanTable:
     def add(self, network: Network, until: float) -> None:
         """Ban until then, or `EVER`; replaces what is said about the same network."""
         text, bits, first, last = network
+        self._unsaid.clear()
         if text not in self._until and first != last:
             if bits == 128 and last - first == _BLOCK - 1:
                 self._blocks[first >> 64] = text
@@ -119,6 +126,7 @@ class BanTable:
         """Let networks that were added or removed count: 60 ms for 100,000 of them, nothing without."""
         if self._unsettled:
             self._unsettled = False
+            self._unsaid.clear()
             v4, v6 = self._nets[32].values(), self._nets[128].values()
             self._v4 = _RangesV4(v4) if v4 else None
             self._v6 = _Ranges(v6) if v6 else None
@@ -132,31 +140,60 @@ class BanTable:
         """When the next ban ends, or `EVER`."""
         return min(self._until.values(), default=EVER)
 
+    def is_unsaid(self, host: str) -> bool:
+        """Whether it is known already that `bans` says no, whenever it is asked."""
+        return not self._until or host in self._unsaid
+
     def bans(self, host: str, now: float) -> bool:
         """Whether this address is banned; canonical text, as sockets and PROXY headers give it."""
-        if not self._until:
-            return False
-        until = self._until.get(host)
-        if until is not None and until > now:
-            return True
-        if ":" in host:
-            return self._bans_v6(host, now)
-        if self._v4 is None or not host:
-            return False
-        return self._v4.has(int.from_bytes(_pton(_V4, host), "big"))
+        until = self._end(host)
+        if until == NEVER:
+            if len(self._unsaid) >= MOST_KNOWN:
+                self._unsaid.clear()
+            self._unsaid.add(host)
+        return until > now
 
-    def _bans_v6(self, host: str, now: float) -> bool:
+    def _end(self, host: str) -> float:
+        """When the bans on this address end; those on networks hold for as long as they are here."""
+        until = self._until.get(host, NEVER)
+        if ":" in host:
+            return max(until, self._end_v6(host))
+        if self._v4 is not None and host and self._v4.has(int.from_bytes(_pton(_V4, host), "big")):
+            return EVER
+        return until
+
+    def _end_v6(self, host: str) -> float:
         if "%" in host or "." in host:
             plain = inet(host.partition("%")[0], 0).host  # IPv4 where it is that
             if plain != host:
-                return self.bans(plain, now)
+                return self._end(plain)
         if not self._blocks and self._v6 is None:
-            return False
+            return NEVER
         number = int.from_bytes(_pton(_V6, host), "big")
+        if self._v6 is not None and self._v6.has(number):
+            return EVER
         block = self._blocks.get(number >> 64)
-        if block is not None and self._until[block] > now:
-            return True
-        return self._v6 is not None and self._v6.has(number)
+        return NEVER if block is None else self._until[block]
+
+
+class BanCheck:
+    """What gates ask. It stays the same one where `table`, the bans there are, becomes another."""
+
+    def __init__(self, clock: Any, table: BanTable) -> None:
+        self._clock, self.table = clock, table
+        self.refused = 0
+        """Connections and requests that were turned away."""
+
+    def banned(self, host: str) -> bool:
+        """Whether this address is banned now; canonical text."""
+        table = self.table
+        return not table.is_unsaid(host) and table.bans(host, self._clock.seconds())
+
+    def check(self, host: str) -> None:
+        """Raises `Banned`, and counts it."""
+        if self.banned(host):
+            self.refused += 1
+            raise Banned("on the ban list")
 
 
 class _Ranges:

@@ -16,7 +16,7 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from rproxy.errors import ConfigError
-from rproxy.policy.bantable import EVER, Network, read_network
+from rproxy.policy.bantable import EVER, BanCheck, Network, read_network
 from rproxy.services.banfile import (
     JAILED,
     MOST_BANS,
@@ -64,7 +64,8 @@ class Bans(MultiService):
         super().__init__()
         self._reactor, self.enforce = reactor, enforce
         self._file = BanFile()
-        self._table = self._file.table
+        self.check = BanCheck(reactor, self._file.table)
+        """What gates ask."""
         self._path: Path | None = None
         self._seen: Fingerprint = ()
         self._watch: Watch | None = None
@@ -75,11 +76,9 @@ class Bans(MultiService):
         self._expiry_timer: Any = None
         self._save_again = self._silent_until = float("-inf")
         self._next_end, self._trouble = EVER, ""
-        self.refused = 0
-        """Connections and requests that were turned away for a ban."""
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._file.table)
 
     @property
     def jailed(self) -> int:
@@ -88,14 +87,14 @@ class Bans(MultiService):
 
     def banned(self, host: str) -> bool:
         """Whether this address is banned now; canonical text."""
-        return self._table.bans(host, self._reactor.seconds())
+        return self.check.banned(host)
 
     def listed(self, most: int) -> list[str]:
         """The latest bans, at most so many, as lines of the file."""
         now = self._reactor.seconds()
         found: list[str] = []
         for key, line in reversed(self._file.lines.items()):
-            until = self._table.until(key)
+            until = self._file.table.until(key)
             if until is not None and until > now:
                 found.append(line)
                 if len(found) == most:
@@ -131,7 +130,7 @@ class Bans(MultiService):
         network = read_network(text)
         if not self._file.remove(network):
             return False
-        self._table.settle()
+        self._file.table.settle()
         if self._path is None:
             self._unsaved.pop(network.text, None)
         else:
@@ -180,7 +179,7 @@ class Bans(MultiService):
 
     def _add(self, network: Network, until: float, note: str) -> str:
         oldest = self._file.add(network, until, note)
-        self._table.settle()
+        self._file.table.settle()
         self._unsaved[network.text] = network, until, note
         self._look_for_ends(until)
         self._save_soon()
@@ -268,7 +267,7 @@ class Bans(MultiService):
             else:
                 file.add(network, until, note)
         file.table.settle()
-        self._file, self._table = file, file.table
+        self._file, self.check.table = file, file.table
         if self._unsaved or file.moved:
             self._save_soon()
         self._end_bans()
@@ -288,7 +287,7 @@ class Bans(MultiService):
         if until < self._next_end:
             self._stop_timer("_expiry_timer")
             self._next_end = until
-            soon = max(1.0, len(self._table) / LOOKED_THROUGH)
+            soon = max(1.0, len(self._file.table) / LOOKED_THROUGH)
             wait = min(max(until - self._reactor.seconds(), soon), LOOK_EVERY)
             self._expiry_timer = self._reactor.callLater(wait, self._end_bans)
 

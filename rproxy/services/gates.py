@@ -9,14 +9,15 @@ requests who the forwarding headers of a trusted proxy name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from zope.interface import classImplements
 
-from rproxy.errors import Banned, Denied, RateLimited, Refusal
+from rproxy.errors import Denied, RateLimited, Refusal
 from rproxy.interfaces import Lease, arrival_of
-from rproxy.policy.bucket import Key, client_key
+from rproxy.policy.bantable import BanCheck
+from rproxy.policy.bucket import client_key
 from rproxy.policy.forwarded import UNKNOWN
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
@@ -28,21 +29,6 @@ from rproxy.wire.message import Headers
 
 MOST_KNOWN: Final = 4096
 """Addresses whose place in the lists of an app is remembered: a request costs less than looking it up."""
-
-
-class Limiter(Protocol):
-    """Limits per client, see `ratelimits`."""
-
-    def admit(self, key: Key, lease: Lease) -> None: ...  # noqa: D102
-    def request(self, key: Key) -> float: ...  # noqa: D102
-
-
-class BanList(Protocol):
-    """See `bans`."""
-
-    refused: int
-
-    def banned(self, host: str) -> bool: ...  # noqa: D102
 
 
 class Lists:
@@ -77,9 +63,9 @@ class Gate:
 
     def __init__(
         self,
-        bans: BanList | None = None,
+        bans: BanCheck | None = None,
         lists: Lists | None = None,
-        limiter: Limiter | None = None,
+        limiter: RateLimiter | None = None,
         hears: Callable[[Address, Refusal], object] | None = None,
     ) -> None:
         """`hears` is told of connections that are closed before they are anything."""
@@ -88,10 +74,8 @@ class Gate:
     def check(self, client: Address) -> None:
         """Whether its address may come at all; raises `Banned`, `Denied`."""
         host = client.host if isinstance(client, Inet) else ""
-        bans = self._bans
-        if bans is not None and host and bans.banned(host):
-            bans.refused += 1
-            raise Banned("on the ban list")
+        if self._bans is not None and host:
+            self._bans.check(host)
         if self._lists is not None:
             self._lists.check(host)
 
@@ -139,7 +123,7 @@ class AppGate:
 class RequestGate(SitesGate):
     """What is asked about requests. `apps` are those that have rules of their own."""
 
-    def __init__(self, bans: BanList | None, everyone: Lists | None, apps: Mapping[str, AppGate]) -> None:
+    def __init__(self, bans: BanCheck | None, everyone: Lists | None, apps: Mapping[str, AppGate]) -> None:
         self._bans, self._everyone, self._apps = bans, everyone, dict(apps)
 
     def client(self, facts: ClientFacts, headers: Headers) -> str:
@@ -154,10 +138,8 @@ class RequestGate(SitesGate):
             if self._everyone is not None:
                 self._everyone.check("")
             return ""
-        bans = self._bans
-        if bans is not None and bans.banned(node):
-            bans.refused += 1
-            raise Banned("on the ban list")
+        if self._bans is not None:
+            self._bans.check(node)
         if self._everyone is not None:
             self._everyone.check(node)
         return node
