@@ -163,10 +163,11 @@ class RequestGate(SitesGate):
         if limiter is None and gate.limiter is None:
             return
         key = client_key(client)
-        for each in (limiter, gate.limiter):
-            wait = each.request(key) if each is not None else 0.0
-            if wait:
-                raise RateLimited("request_limit", wait)
+        wait = limiter.request(key) if limiter is not None else 0.0
+        if not wait and gate.limiter is not None:
+            wait = gate.limiter.request(key)
+        if wait:
+            raise RateLimited("request_limit", wait)
 
 
 def _has(networks: NetworkSet, host: str) -> bool:

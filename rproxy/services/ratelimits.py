@@ -11,6 +11,7 @@ as there are connections.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import nlargest
 from operator import itemgetter
 from typing import Any, Final
@@ -32,7 +33,8 @@ class RateLimiter:
     """The counts behind one limit; `name` says which in the log."""
 
     def __init__(self, clock: Any, name: str, allowance: Allowance) -> None:
-        self._clock, self.name = clock, name
+        self._seconds: Callable[[], float] = clock.seconds
+        self.name = name
         self._open: dict[Key, int] = {}
         self._buckets: Buckets | None = None
         self._said_at, self._unsaid = float("-inf"), 0
@@ -85,7 +87,7 @@ class RateLimiter:
         """Take a token; 0.0, or where there is none the seconds until there is one."""
         if self._buckets is None:
             return 0.0
-        wait = self._buckets.take(key, ticks(self._clock.seconds()))
+        wait = self._buckets.take(key, ticks(self._seconds()))
         if not wait:
             return 0.0
         self._note()
@@ -94,7 +96,7 @@ class RateLimiter:
     def _note(self) -> None:
         self.refused += 1
         self._unsaid += 1
-        now = self._clock.seconds()
+        now = self._seconds()
         if not 0 <= now - self._said_at < QUIET:
             self._said_at = now
             log.warn("{limit}: {n} refused", limit=self.name, n=self._unsaid)
