@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from rproxy.watcher import watcher_of
+
 log: Final = Logger(__name__)
 
 TICK: Final = 0.25
@@ -21,31 +23,37 @@ PRECISE: Final = 2.0
 """Seconds below which lateness would matter: those get a reactor timer of their own."""
 
 Expire = Callable[[], object]
-Deadline = Callable[[], object]
-"""Call it to drop the time-out; after it has expired that does nothing."""
+
+
+class Deadline:
+    """A time-out that was set."""
+
+    def drop(self) -> None:
+        """It is not wanted any more; once it has expired this does nothing."""
+        raise NotImplementedError
 
 
 class Deadlines:
     """All time-outs of one proxy. `clock` is the reactor, or a `task.Clock`."""
 
     def __init__(self, clock: Any) -> None:
-        self._clock = clock
+        self._clock, self._watcher = clock, watcher_of(clock)
         self._buckets: dict[int, dict[int, Expire]] = {}
         self._number = 0
         self._ticking = False
 
     def after(self, seconds: float, expire: Expire) -> Deadline:
-        """Call `expire` when `seconds` have passed, unless what this returns is called first."""
+        """Call `expire` when `seconds` have passed, unless what this returns is dropped first."""
         if seconds < PRECISE:
-            return _Timer(self._clock.callLater(seconds, expire)).drop
-        due = int((self._clock.seconds() + seconds) / TICK) + 1
+            return _Timer(self._clock.callLater(seconds, expire))
+        due = int((self._watcher.seconds() + seconds) / TICK) + 1
         bucket = self._buckets.get(due)
         if bucket is None:
             bucket = self._buckets[due] = {}
             self._keep_ticking()
         self._number = number = self._number + 1
         bucket[number] = expire
-        return _Entry(bucket, number).drop
+        return _Entry(bucket, number)
 
     def _keep_ticking(self) -> None:
         if self._buckets and not self._ticking:
@@ -54,7 +62,7 @@ class Deadlines:
 
     def _tick(self) -> None:
         self._ticking = False
-        now = int(self._clock.seconds() / TICK)
+        now = int(self._watcher.seconds() / TICK)
         for due in sorted(self._buckets):
             if due <= now:
                 self._expire(self._buckets.pop(due))
@@ -73,9 +81,7 @@ class Deadlines:
                 log.failure("a time-out failed")
 
 
-class _Entry:
-    __slots__ = ("_bucket", "_number")
-
+class _Entry(Deadline):
     def __init__(self, bucket: dict[int, Expire], number: int) -> None:
         self._bucket, self._number = bucket, number
 
@@ -83,9 +89,7 @@ class _Entry:
         self._bucket.pop(self._number, None)
 
 
-class _Timer:
-    __slots__ = ("_call",)
-
+class _Timer(Deadline):
     def __init__(self, call: Any) -> None:
         self._call = call
 

@@ -21,6 +21,7 @@ from rproxy.upstream.asking import Asking, HttpClient, Pool, Waiting
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.http_client import HttpPeer
 from rproxy.upstream.peer import Peer
+from rproxy.watcher import Watcher
 from rproxy.wire.message import BadRequest, BadResponse, Fields, Framing, Headers, Piece, Request, Response
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -51,6 +52,7 @@ class Client:
     """
 
     reactor: Any
+    watcher: Watcher
     sites: Sites
     arrival: Arrival
     facts: ClientFacts
@@ -225,12 +227,12 @@ class Exchange(Asking):
 
     def _has_room(self, upstream: HttpClient) -> None:
         self._waiting = None
-        self._ask(upstream, self._client.reactor.seconds())
+        self._ask(upstream, self._client.watcher.seconds())
 
     def _has_no_room(self, refusal: Refusal) -> None:
         self._waiting = None
         self._leave_peer()
-        self._find_peer(refusal, self._client.reactor.seconds())
+        self._find_peer(refusal, self._client.watcher.seconds())
 
     def _dial_from(self, peer: Peer, route: Route) -> None:
         client = self._client
@@ -264,7 +266,7 @@ class Exchange(Asking):
         if self._over:  # an endpoint may take its time between accepting and handing over
             upstream.close()
         else:
-            self._ask(upstream, self._client.reactor.seconds())
+            self._ask(upstream, self._client.watcher.seconds())
 
     def _ask(self, upstream: HttpClient, now: float) -> None:
         """Send the request's head; its body follows as it comes."""
@@ -313,7 +315,7 @@ class Exchange(Asking):
         self._body_done, self._trailers = True, trailers
         if self._over:
             return
-        self._waits_since = self._client.reactor.seconds()
+        self._waits_since = self._client.watcher.seconds()
         if self._upstream is not None:
             self._upstream.send_end(trailers)
 
@@ -331,7 +333,7 @@ class Exchange(Asking):
         upstream, route = self._upstream, self._route
         assert upstream is not None
         assert route is not None
-        self.answered_at = now = self._client.reactor.seconds()
+        self.answered_at = now = self._client.watcher.seconds()
         upstream.peer.answered(now)
         if response.status == 101 and not (agrees(self.request, response) and self._body_done):
             self._refuse(BadResponse("an upgrade to something that was not asked for"))
@@ -390,7 +392,7 @@ class Exchange(Asking):
             self._refuse(refusal)
             return
         unsent = refusal.other_peer  # TLS did not come about
-        now = self._client.reactor.seconds()
+        now = self._client.watcher.seconds()
         if not (upstream.used and silent):
             upstream.peer.failed(now, str(refusal))
         again = unsent or (silent and self.request.method in IDEMPOTENT)

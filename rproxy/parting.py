@@ -21,7 +21,7 @@ PATIENCE: Final = 5.0
 def is_twisteds_tls(transport: Any) -> bool:
     """Whether Twisted's `tls:` or `ssl:` endpoints have made it, or `startTLS`; bytes must not go past it."""
     if isinstance(transport, Stream):
-        return bool(getattr(transport, "TLS", False))
+        return transport.under_tls
     wrapped = isinstance(transport, ProtocolWrapper) and INegotiated.providedBy(transport)
     return wrapped or bool(getattr(transport, "TLS", False))
 
@@ -33,7 +33,9 @@ def end_half(transport: Any, begun: bool) -> None:
     TCP's half below it, ahead of what it holds; but its `loseConnection` says goodbye and goes on reading.
     Before the handshake it breaks off instead, unless there is something to be sent.
     """
-    if not is_twisteds_tls(transport):
+    if isinstance(transport, Stream) and not transport.under_tls:
+        transport.loseWriteConnection()
+    elif not is_twisteds_tls(transport):
         getattr(transport, "loseWriteConnection", _nothing)()
     elif begun:
         transport.loseConnection()

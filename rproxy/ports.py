@@ -14,16 +14,31 @@ from twisted.internet import unix
 from twisted.internet.error import UnsupportedAddressFamily
 
 from rproxy.descriptors import UnixServer
+from rproxy.services.accepting import Accepting
 from rproxy.services.listeners import PatientPort
 from rproxy.streams import Server, zoned
-from rproxy.transports import twisted_address
+from rproxy.transports import Accepted, twisted_address
+
+
+class All(Accepting):
+    """Connections for programs that expect everything that Twisted's have."""
+
+    def _serve(self, accepted: Any, name: Any) -> None:
+        """With a socket of Python's class, which is what programs expect `getHandle` to give."""
+        super()._serve(socket.socket(self._family, self._type, self._proto, accepted.detach()), name)
+
+    def _transport(self, accepted: Any, protocol: Any, name: Any) -> Accepted:
+        return Server(accepted, protocol, name, self._port, self._number, self._reactor)
+
+    def _address(self, name: Any) -> Any:
+        return twisted_address(zoned(name))
 
 
 @mypyc_attr(native_class=False)
 class Port(PatientPort):
     """What `listenTCP` gives."""
 
-    transport = Server  # type: ignore[assignment]  # any ITransport will do
+    _accepts = All
 
     def startListening(self) -> None:
         """As Twisted's; whether accepted sockets are watched for dead clients is the program's to say."""
@@ -31,13 +46,6 @@ class Port(PatientPort):
         asked = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) if adopted is not None else 0
         super().startListening()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, asked)
-
-    def _serve(self, accepted: Any, name: Any) -> None:
-        """With a socket of Python's class, which is what programs expect `getHandle` to give."""
-        super()._serve(socket.socket(*self._kind, accepted.detach()), name)
-
-    def _twisted_address(self, name: Any) -> Any:
-        return twisted_address(zoned(name))
 
 
 @mypyc_attr(native_class=False)

@@ -8,6 +8,7 @@ it out: that is the slow twin. Measured by `sni_conn` and `h1` in bench/.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from twisted.internet import main
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionFdescWentAway
 from twisted.logger import Logger
+from twisted.python import runtime
 from twisted.python.failure import Failure
 
 from rproxy.dialling import Connector, UnixConnector
@@ -24,6 +26,7 @@ from rproxy.ports import Port, UnixPort, adopted_connection, adopted_port
 from rproxy.transports import DONE, Stream
 from rproxy.transports import END as ENDED
 from rproxy.transports import LOST as BROKEN
+from rproxy.watcher import Watcher
 
 log: Final = Logger(__name__)
 
@@ -31,44 +34,31 @@ LOST: Final = Failure(main.CONNECTION_LOST)
 GONE: Final = ConnectionFdescWentAway("Filedescriptor went away")
 IN: Final[int] = EPOLLIN
 OUT: Final[int] = EPOLLOUT
+_seconds: Final[Callable[[], float]] = runtime.seconds
 HUNG_UP: Final[int] = EPOLLHUP | EPOLLERR
 
 
-@mypyc_attr(native_class=False)
-class ProxyReactor(EPollReactor):
-    """An epoll reactor for many short events."""
+class Loop(Watcher):
+    """The work of a reactor, on its own tables: a compiled class finds what it needs at once."""
 
-    _poller: Any
-    _selectables: dict[int, Any]
-    _reads: set[int]
-    _writes: set[int]
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.poller: Any = reactor._poller
+        self._number: int = reactor._poller.fileno()
+        self._selectables: dict[int, Any] = reactor._selectables
+        self._reads: set[int] = reactor._reads
+        self._writes: set[int] = reactor._writes
+        self._serves = self._serve, self._disown, self._failed
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._number: int = self._poller.fileno()
-
-    def doPoll(self, timeout: float | None) -> None:
-        """As `doIteration`, under the name that Twisted's epoll reactor has for it."""
-        self.doIteration(timeout)
-
-    def doIteration(self, timeout: float | None) -> None:
-        """One turn: wait for events, at most `timeout` seconds, and deliver them."""
-        wait = -1.0 if timeout is None else timeout
-        turn(
-            self._poller,
-            self._number,
-            wait,
-            self._selectables,
-            Stream,
-            self._serve,
-            self._disown,
-            self._failed,
-        )
+    def turn(self, wait: float) -> None:
+        """Wait for events, at most so many seconds (below 0: for ever), and deliver them."""
+        serve, disown, failed = self._serves
+        turn(self.poller, self._number, wait, self._selectables, Stream, serve, disown, failed)
 
     def _disown(self, descriptor: int) -> None:
         """An event of nobody's: a copy of what was closed is open somewhere, and would tell for ever."""
         try:
-            self._poller.unregister(descriptor)
+            self.poller.unregister(descriptor)
         except OSError:
             log.warn("epoll tells of descriptor {number}, which is closed", number=descriptor)
 
@@ -88,13 +78,13 @@ class ProxyReactor(EPollReactor):
             log.failure("in {selectable}", selectable=selectable.logPrefix())
             reading, why = False, mistake
         if why:
-            self._disconnectSelectable(selectable, why, reading)
+            self._disconnect(selectable, why, reading)
 
     def _tell(self, selectable: Any, descriptor: int, event: int) -> tuple[bool, Any]:
         """Whether it was about reading, and why the connection is lost, if it is."""
         if event & HUNG_UP and not event & IN:
             reading = descriptor in self._reads
-            return reading, main.CONNECTION_DONE if reading else main.CONNECTION_LOST
+            return reading, ENDED if reading else BROKEN
         reading, why = False, None
         if event & IN:
             reading, why = True, selectable.doRead()
@@ -108,77 +98,112 @@ class ProxyReactor(EPollReactor):
             log.failure("in {selectable}", Failure(why), selectable=selectable.logPrefix())
         elif not why or selectable.fileno() != descriptor:
             return
-        self._disconnectSelectable(selectable, why, not raised)
+        self._disconnect(selectable, why, not raised)
 
-    def _disconnectSelectable(self, selectable: Any, why: Any, isRead: Any, *more: Any) -> None:
+    def _disconnect(self, selectable: Any, why: Any, reading: bool) -> None:
         """As Twisted's, which asks each connection whether it knows half-closes: ours do."""
         if not isinstance(selectable, Stream) or (why is not ENDED and why is not BROKEN):
-            super()._disconnectSelectable(selectable, why, isRead, *more)
-        elif why is ENDED and isRead:
-            self.removeReader(selectable)
+            self._reactor._disconnectSelectable(selectable, why, reading)
+        elif why is ENDED and reading:
+            selectable.stopReading()
             selectable.readConnectionLost(DONE)
         else:
             selectable.connectionLost(LOST if why is BROKEN else DONE)  # which takes it out of everything
 
+    def seconds(self) -> float:
+        """See `Watcher`; so for the others."""
+        return _seconds()
+
+    def add_reader(self, number: int, reader: Any) -> bool:  # noqa: D102
+        if number in self._reads:
+            return True
+        if number in self._writes:
+            self.poller.modify(number, IN | OUT)
+        elif not watch(self.poller, self._number, number, IN):
+            return False
+        self._reads.add(number)
+        self._selectables[number] = reader
+        return True
+
+    def add_writer(self, number: int, writer: Any) -> bool:  # noqa: D102
+        if number in self._writes:
+            return True
+        if number in self._reads:
+            self.poller.modify(number, IN | OUT)
+        elif not watch(self.poller, self._number, number, OUT):
+            return False
+        self._writes.add(number)
+        self._selectables[number] = writer
+        return True
+
+    def remove_reader(self, number: int, reader: Any) -> bool:  # noqa: D102
+        if number not in self._reads:
+            return number in self._writes
+        if number in self._writes:
+            self.poller.modify(number, OUT)
+        else:
+            del self._selectables[number]
+            self.poller.unregister(number)
+        self._reads.remove(number)
+        return True
+
+    def remove_writer(self, number: int, writer: Any) -> bool:  # noqa: D102
+        if number not in self._writes:
+            return number in self._reads
+        if number in self._reads:
+            self.poller.modify(number, IN)
+        else:
+            del self._selectables[number]
+            self.poller.unregister(number)
+        self._writes.remove(number)
+        return True
+
+    def forget(self, number: int, selectable: Any) -> None:
+        """See `Watcher`; closing it is all that epoll has to know."""
+        self._reads.discard(number)
+        self._writes.discard(number)
+        self._selectables.pop(number, None)
+
+
+@mypyc_attr(native_class=False)
+class ProxyReactor(EPollReactor):
+    """An epoll reactor for many short events."""
+
+    watcher: Loop
+    """For streams, which spare the way through the methods below."""
+
+    def installWaker(self) -> None:
+        """Twisted's call, before anything else is watched, and once its own tables are there."""
+        self.watcher = Loop(self)
+        super().installWaker()
+
+    def doPoll(self, timeout: float | None) -> None:
+        """As `doIteration`, under the name that Twisted's epoll reactor has for it."""
+        self.watcher.turn(-1.0 if timeout is None else timeout)
+
+    def doIteration(self, timeout: float | None) -> None:
+        """One turn: wait for events, at most `timeout` seconds, and deliver them."""
+        self.watcher.turn(-1.0 if timeout is None else timeout)
+
     def addReader(self, reader: Any) -> None:
         """As `IReactorFDSet.addReader`."""
-        descriptor = reader.fileno()
-        if descriptor in self._reads:
-            return
-        if descriptor in self._writes:
-            self._poller.modify(descriptor, IN | OUT)
-        elif not watch(self._poller, descriptor, IN):
+        if not self.watcher.add_reader(reader.fileno(), reader):
             super().addReader(reader)
-            return
-        self._reads.add(descriptor)
-        self._selectables[descriptor] = reader
 
     def addWriter(self, writer: Any) -> None:
         """As `IReactorFDSet.addWriter`."""
-        descriptor = writer.fileno()
-        if descriptor in self._writes:
-            return
-        if descriptor in self._reads:
-            self._poller.modify(descriptor, IN | OUT)
-        elif not watch(self._poller, descriptor, OUT):
+        if not self.watcher.add_writer(writer.fileno(), writer):
             super().addWriter(writer)
-            return
-        self._writes.add(descriptor)
-        self._selectables[descriptor] = writer
 
     def removeReader(self, reader: Any) -> None:
         """As `IReactorFDSet.removeReader`."""
-        descriptor = reader.fileno()
-        if descriptor not in self._reads:
-            if descriptor not in self._writes:
-                super().removeReader(reader)
-            return
-        if descriptor in self._writes:
-            self._poller.modify(descriptor, OUT)
-        else:
-            del self._selectables[descriptor]
-            self._poller.unregister(descriptor)
-        self._reads.remove(descriptor)
+        if not self.watcher.remove_reader(reader.fileno(), reader):
+            super().removeReader(reader)
 
     def removeWriter(self, writer: Any) -> None:
         """As `IReactorFDSet.removeWriter`."""
-        descriptor = writer.fileno()
-        if descriptor not in self._writes:
-            if descriptor not in self._reads:
-                super().removeWriter(writer)
-            return
-        if descriptor in self._reads:
-            self._poller.modify(descriptor, IN)
-        else:
-            del self._selectables[descriptor]
-            self._poller.unregister(descriptor)
-        self._writes.remove(descriptor)
-
-    def forget(self, descriptor: int) -> None:
-        """A socket of which there is no copy is about to be closed: that is all that epoll has to know."""
-        self._reads.discard(descriptor)
-        self._writes.discard(descriptor)
-        self._selectables.pop(descriptor, None)
+        if not self.watcher.remove_writer(writer.fileno(), writer):
+            super().removeWriter(writer)
 
     def listenTCP(self, port: Any, factory: Any, backlog: Any = 50, interface: Any = "") -> Any:
         """As `IReactorTCP.listenTCP`; `listenSSL` comes here, too."""

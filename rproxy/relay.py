@@ -21,10 +21,11 @@ from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.parting import Parting, end_half
-from rproxy.splice import Pipes, Pump, is_plain
-from rproxy.transports import close, in_kernel, own_method, unacknowledged, unsent_of
+from rproxy.splice import Pipes, Pump
+from rproxy.transports import close, cut, in_kernel, is_plain, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.proxyheader import encode_v1, encode_v2
@@ -57,6 +58,7 @@ class RelayFactory:
         idle_timeout: float = 600.0,
     ) -> None:
         self.reactor, self.app, self.group = reactor, app, group
+        self.watcher = watcher_of(reactor)
         self.journal, self.pipes, self.deadlines = journal, pipes, deadlines
         self.proxy_protocol = proxy_protocol
         self.connect_timeout, self.idle_timeout = connect_timeout, idle_timeout
@@ -155,7 +157,7 @@ class End:
             far.transport.unregisterProducer()
             Parting(far.transport)
         else:
-            own_method(far.transport, "cut", "abortConnection")()
+            cut(far.transport)
 
     def pauseProducing(self) -> None:
         """The far transport's call: its buffer is full."""
@@ -207,7 +209,7 @@ class Downstream(End):
     def __init__(self, factory: RelayFactory, arrival: Arrival) -> None:
         super().__init__()
         self._factory, self._arrival = factory, arrival
-        self._started = factory.reactor.seconds()
+        self._started = factory.watcher.seconds()
         self._early: list[bytes] = []
         self._timer: Deadline | None = None
         self._seen = (0, 0)
@@ -245,7 +247,8 @@ class Downstream(End):
         """Both ends are there: replay what was kept, and let the bytes run."""
         early, self._early = self._early, []
         first = self._factory.preamble(self._arrival, self.transport) + b"".join(early)
-        self.received += sum(map(len, early))
+        for part in early:
+            self.received += len(part)
         if first:
             upstream.transport.write(first)
         join_ends(self, upstream, self._factory.pipes)
@@ -326,14 +329,14 @@ class Downstream(End):
         self._finished = True
         timer, self._timer = self._timer, None
         if timer is not None:
-            timer()
+            timer.drop()
         self._factory.journal.ended(
             self._arrival,
             app=self._factory.app,
             peer=self._peer.name if self._peer is not None else "-",
             received=self.moved,
             sent=self.far.moved if self.far is not None else 0,
-            seconds=self._factory.reactor.seconds() - self._started,
+            seconds=self._factory.watcher.seconds() - self._started,
             reason=self._reason,
         )
         far, self.far = self.far, None

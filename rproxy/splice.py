@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from mypy_extensions import mypyc_attr
 from twisted.internet.interfaces import IPushProducer
@@ -123,6 +123,7 @@ class Pump(Mover):
     def _copy(self) -> Any:
         """While little has been seen."""
         source = self._source
+        chunk: bytes | Literal[False] | None
         try:
             if self._left >= _CHUNK:
                 chunk = receive(source.socket, source.number)
@@ -131,6 +132,8 @@ class Pump(Mover):
         except BlockingIOError:
             return None
         except OSError:
+            return LOST
+        if chunk is False:
             return LOST
         if not chunk:
             return None if chunk is None else self._at_end()
@@ -234,11 +237,6 @@ class Pump(Mover):
 
     def stopProducing(self) -> None:
         """The sink's call when it is lost: its protocol's `connectionLost` does what the source needs."""
-
-
-def is_plain(transport: Any) -> bool:
-    """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
-    return isinstance(transport, Stream) and not getattr(transport, "TLS", False)  # see `starttls`
 
 
 classImplements(Pump, IPushProducer)

@@ -34,7 +34,7 @@ def start_tls(transport: Any, contexts: Any, client: bool) -> None:
     factory = TLSMemoryBIOFactory(contexts, client, nobody, transport.reactor)  # it builds no protocol
     layer = factory.protocol(factory, transport.protocol, False)  # which has a transport already
     below = Below(transport, type(transport))
-    transport.protocol = layer
+    transport.protocol, transport.under_tls = layer, True
     transport.__class__ = transport.secured
     layer.makeConnection(below)
     if producer is not None:

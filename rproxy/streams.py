@@ -42,7 +42,7 @@ class Complete(OverStream):
     def loseWriteConnection(self) -> None:
         """As `ITCPTransport.loseWriteConnection`: in the next turn, as programs may count on."""
         self._half_closing = True
-        self.reactor.addWriter(self)
+        self.startWriting()
 
     def getHost(self) -> Any:
         """Our end, as a Twisted address."""
@@ -58,8 +58,8 @@ class Complete(OverStream):
 
     def _leave_reactor(self) -> None:
         """Closing takes a socket out of epoll only if nobody has a copy, and programs do pass copies on."""
-        self.reactor.removeReader(self)
-        self.reactor.removeWriter(self)
+        self.stopReading()
+        self.stopWriting()
 
 
 class Server(Complete, Accepted):

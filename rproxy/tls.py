@@ -347,7 +347,7 @@ class TLSTransport(Wrapping):
     def _stop_clock(self) -> None:
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
-            deadline()
+            deadline.drop()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

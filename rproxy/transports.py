@@ -35,6 +35,7 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.native import sockets
+from rproxy.watcher import watcher_of
 
 log: Final = Logger(__name__)
 
@@ -76,6 +77,7 @@ class Stream:
     def __init__(self, reactor: Any, sock: Any, place: Any) -> None:
         """`sock` is a socket, or the C class that one inherits from; `place` is the other end's name."""
         self.reactor, self.socket, self.place = reactor, sock, place
+        self._watcher = watcher_of(reactor)
         self.protocol: Any = None
         self.number: int = sock.fileno()
         """The descriptor; -1 once it is closed."""
@@ -90,6 +92,8 @@ class Stream:
         self.producer: Any = None
         self.streamingProducer = self.producerPaused = False
         self._half_closing = self._half_closed = self._aborting = self._broken = False
+        self.under_tls = False
+        """Whether `startTLS` was called: what the protocol reads and writes is not what the socket does."""
 
     def fileno(self) -> int:
         """The reactor's call."""
@@ -121,6 +125,8 @@ class Stream:
         try:
             data = receive(self.socket, self.number)
         except OSError:
+            return LOST
+        if data is False:
             return LOST
         if data:
             self.protocol.dataReceived(data)
@@ -251,12 +257,7 @@ class Stream:
 
     def _leave_reactor(self) -> None:
         """Closing takes a socket out of epoll anyway; our reactor only has to know."""
-        forget = getattr(self.reactor, "forget", None)
-        if forget is not None:
-            forget(self.number)
-        else:
-            self.stopReading()
-            self.stopWriting()
+        self._watcher.forget(self.number, self)
 
     def _close_socket(self, reset: bool) -> None:
         if reset:
@@ -328,19 +329,19 @@ class Stream:
 
     def startReading(self) -> None:
         """Be told when there is something to read."""
-        self.reactor.addReader(self)
+        self._watcher.add_reader(self.number, self)
 
     def stopReading(self) -> None:
         """Be told no more."""
-        self.reactor.removeReader(self)
+        self._watcher.remove_reader(self.number, self)
 
     def startWriting(self) -> None:
         """Be told when the socket takes more."""
-        self.reactor.addWriter(self)
+        self._watcher.add_writer(self.number, self)
 
     def stopWriting(self) -> None:
         """Be told no more."""
-        self.reactor.removeWriter(self)
+        self._watcher.remove_writer(self.number, self)
 
     def getTcpNoDelay(self) -> bool:
         """As `ITCPTransport`."""
@@ -393,15 +394,28 @@ def half_closer(protocol: Any) -> Any:
 _half_closes: Final[Callable[[Any], Any]] = lru_cache(256)(HALF_CLOSEABLE.implementedBy)
 
 
+def is_plain(transport: Any) -> bool:
+    """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
+    return isinstance(transport, Stream) and not transport.under_tls
+
+
 def close(transport: Any) -> None:
     """`Stream.close`, of a transport that may be another's, or one on which `startTLS` was called."""
-    if isinstance(transport, Stream) and not getattr(transport, "TLS", False):
+    if isinstance(transport, Stream) and not transport.under_tls:
         transport.close()
     else:
-        own_method(transport, "close", "loseConnection")()
+        _own_method(transport, "close", "loseConnection")()
 
 
-def own_method(transport: Any, name: str, otherwise: str) -> Callable[[], object]:
+def cut(transport: Any) -> None:
+    """`Stream.cut`, in the same way."""
+    if isinstance(transport, Stream) and not transport.under_tls:
+        transport.cut()
+    else:
+        _own_method(transport, "cut", "abortConnection")()
+
+
+def _own_method(transport: Any, name: str, otherwise: str) -> Callable[[], object]:
     """A method that the transport itself has, or one that all have.
 
     Twisted's wrappers pass on what they do not know, so that the connection below TLS would be meant.

@@ -208,7 +208,7 @@ def test_jails_and_bans_are_told(house: House, tmp_path: Path) -> None:
     bans = house.service.guards.bans
     bans.ban("192.0.2.9")
     bans.ban_client("192.0.2.10", 60.0, "status 401")
-    bans.refused = 4
+    bans.check.refused = 4
     told = house.told
     assert told["bans"] == {"count": 2, "by_jails": 1, "refused": 4, "file": str(tmp_path / "bans.txt")}
     assert told["jails"] == [

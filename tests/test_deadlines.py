@@ -47,7 +47,7 @@ def test_a_dropped_one_never_expires_and_dropping_again_is_nothing() -> None:
     deadlines = Deadlines(clock)
     drops = [deadlines.after(seconds, lambda: called.append(1)) for seconds in (1.0, 5.0)]
     for drop in drops * 2:
-        drop()
+        drop.drop()
     run(clock, 10)
     assert called == []
 
@@ -59,7 +59,7 @@ def test_dropping_after_it_expired_does_nothing_to_others() -> None:
     run(clock, 6)
     deadlines.after(5.0, lambda: called.append("late"))
     for drop in early:
-        drop()
+        drop.drop()
     run(clock, 6)
     assert called == ["early", "early", "late"]
 
@@ -80,7 +80,7 @@ def test_one_may_drop_another_of_its_bucket() -> None:
     clock, called = Clock(), []
     deadlines = Deadlines(clock)
     drops = []
-    deadlines.after(5.0, lambda: drops[0]())
+    deadlines.after(5.0, lambda: drops[0].drop())
     drops.append(deadlines.after(5.0, lambda: called.append("dropped too late")))
     run(clock, 10)
     assert called == []
@@ -106,7 +106,7 @@ def test_thousands_cost_one_timer_and_none_is_left_when_all_are_dropped() -> Non
     drops = [deadlines.after(5.0 + n, lambda: None) for n in range(100)]
     assert len(clock.getDelayedCalls()) == 1
     for drop in drops:
-        drop()
+        drop.drop()
     clock.advance(TICK)
     assert clock.getDelayedCalls() == []
     assert deadlines._buckets == {}

@@ -12,7 +12,7 @@ import rproxy
 
 HOUSE = Path(rproxy.__file__).parent
 STAIRS: tuple[tuple[str, ...], ...] = (
-    ("errors", "native"),
+    ("errors", "native", "watcher"),
     ("wire",),
     ("policy",),
     ("interfaces", "deadlines"),

@@ -92,13 +92,19 @@ def made(kind: Any) -> Iterator[Any]:
         os.close(number)
 
 
+def put(poller: Events, reactor: Any) -> None:
+    reactor._poller = poller
+    if isinstance(reactor, ProxyReactor):
+        reactor.watcher.poller = poller
+
+
 def turn(reactor: Any, *events: tuple[int, int]) -> None:
-    reactor._poller = Events(*events)
+    put(Events(*events), reactor)
     reactor.doPoll(0)
 
 
 def watched(reactor: Any, number: int, **behaviour: Any) -> Selectable:
-    reactor._poller = Events()
+    put(Events(), reactor)
     selectable = Selectable(number, **behaviour)
     reactor.addReader(selectable)
     reactor.addWriter(selectable)
@@ -191,7 +197,7 @@ def test_what_is_closed_is_known_no_more_and_its_number_may_be_used_again() -> N
     first, second = Selectable(ours.fileno()), Selectable(ours.fileno())
     reactor.addReader(first)
     reactor.addWriter(first)
-    reactor.forget(first.number)
+    reactor.watcher.forget(first.number, first)
     ours.close()
     assert not {first} & {*reactor.getReaders(), *reactor.getWriters()}
     os.dup2(theirs.fileno(), first.number)

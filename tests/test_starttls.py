@@ -14,9 +14,8 @@ from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 from rproxy.descriptors import UnixServer
 from rproxy.dialling import Client, UnixClient
 from rproxy.interfaces import local_of
-from rproxy.splice import is_plain
 from rproxy.streams import Server
-from rproxy.transports import Stream, close
+from rproxy.transports import Stream, close, is_plain
 from rproxy.wire.address import Inet
 from tests.e2e.peers import self_signed
 from tests.hands import Hands, Made, Pair, hands

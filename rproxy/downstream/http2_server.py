@@ -50,13 +50,14 @@ class Http2Server:
 
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
         self._factory, self.arrival = factory, arrival
-        self.reactor, self.secure, self.pipes = factory.reactor, factory.secure, factory.pipes
+        self.reactor, self.watcher = factory.reactor, factory.watcher
+        self.secure, self.pipes = factory.secure, factory.pipes
         self.sites, self.limits = factory.serving.sites, factory.serving.limits
         self.answers: Any = factory.answers
         self.random = factory.random
         self.transport: Any = None
         self.connected = 0
-        self.codec = Http2Codec(self.limits.streams, factory.reactor.seconds())
+        self.codec = Http2Codec(self.limits.streams, factory.watcher.seconds())
         self.streams: dict[int, Stream] = {}
         self._turns = Turns()
         self.closing = self.full = False
@@ -92,7 +93,7 @@ class Http2Server:
     def _read(self, octets: bytes) -> None:
         self._in_turn = True
         try:
-            for event in self.codec.receive(octets, self.reactor.seconds()):
+            for event in self.codec.receive(octets, self.watcher.seconds()):
                 self._take(event)
         finally:
             self._in_turn = False

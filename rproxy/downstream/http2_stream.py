@@ -44,11 +44,12 @@ class Stream(Client):
     def __init__(self, server: Http2Server, number: int, request: Request | None, ended: bool) -> None:
         """`request` is None for one that was refused before it was one; `ended` if it has no body."""
         self._server, self._codec, self.number = server, server.codec, number
-        self.reactor, self.sites, self.arrival = server.reactor, server.sites, server.arrival
+        self.reactor, self.watcher = server.reactor, server.watcher
+        self.sites, self.arrival = server.sites, server.arrival
         self.facts, self.secure = server.facts, server.secure
         self.exchange: Exchange | None = None
         self._key: WebSocketKey | None = None
-        self.since = self.ended = server.reactor.seconds()
+        self.since = self.ended = server.watcher.seconds()
         self.sent = self.received = self.status = self._queued = 0
         self.reason = self._id = ""
         self.in_line = False
@@ -309,7 +310,7 @@ class Stream(Client):
         Who still sends is told to stop; who was refused gets a moment, or curl 7.88 loses the answer.
         """
         if self.closed and self.over and not self.is_late:
-            self.is_late, self.ended = True, self.reactor.seconds()
+            self.is_late, self.ended = True, self.watcher.seconds()
             self._enough = self.received + MOST_DISCARDED
             self._server.answers.served(self, self.request, self.exchange, self.since, self.ended)
             if self.input_ended or self._gone:

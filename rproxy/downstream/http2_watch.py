@@ -35,7 +35,7 @@ class Watch:
         self._server, self._limits, self._deadlines = server, server.limits, deadlines
         self._timer: Deadline | None = None
         self._last: Deadline | None = None
-        now = server.reactor.seconds()
+        now = server.watcher.seconds()
         self._heard_at = self._idle_since = self._partial_since = self._seen_at = now
         self._pinged_at: float | None = None
         # By stream: the bytes it had moved at the last look, and since when that is so.
@@ -50,16 +50,16 @@ class Watch:
         """Never look again."""
         for deadline in (self._timer, self._last):
             if deadline is not None:
-                deadline()
+                deadline.drop()
         self._timer = self._last = None
 
     def heard(self) -> None:
         """Bytes came from the client."""
-        self._heard_at, self._pinged_at = self._server.reactor.seconds(), None
+        self._heard_at, self._pinged_at = self._server.watcher.seconds(), None
 
     def idle(self) -> None:
         """The last stream is over."""
-        self._idle_since = self._server.reactor.seconds()
+        self._idle_since = self._server.watcher.seconds()
 
     def ask_for_last(self) -> None:
         """Call `Http2Server.call_last` once the client has answered, or after a second."""
@@ -80,7 +80,7 @@ class Watch:
         """Enough, unless something is still on its way to a slow client."""
         self._timer = None
         server = self._server
-        if not unacknowledged(server.transport) or self._is_stuck(server.reactor.seconds()):
+        if not unacknowledged(server.transport) or self._is_stuck(server.watcher.seconds()):
             server.abort()
         else:
             self._timer = self._deadlines.after(LINGER, self._stop_lingering)
@@ -89,7 +89,7 @@ class Watch:
         """Now and then: is this connection taking too long over anything?"""
         self._forget_timer()
         server = self._server
-        now = server.reactor.seconds()
+        now = server.watcher.seconds()
         self._look_at_streams(now)
         server.go_on()
         if not server.closing:

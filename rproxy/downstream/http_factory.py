@@ -25,6 +25,7 @@ from rproxy.policy.networks import NetworkSet
 from rproxy.sites import Site, Sites
 from rproxy.splice import Pipes
 from rproxy.transports import local_port
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import Inet
 from rproxy.wire.message import Request
 
@@ -90,6 +91,7 @@ class HttpFactory:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.reactor, self.serving, self.answers = reactor, serving, answers
+        self.watcher = watcher_of(reactor)
         self.deadlines, self.pipes = deadlines, pipes
         self.secure, self.random = secure, random
 

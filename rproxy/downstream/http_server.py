@@ -49,7 +49,7 @@ class HttpServer(ResponseWriter):
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
         super().__init__(factory.pipes)
         self._factory, self.arrival = factory, arrival
-        self.reactor, self.secure = factory.reactor, factory.secure
+        self.reactor, self.watcher, self.secure = factory.reactor, factory.watcher, factory.secure
         self.sites = factory.serving.sites
         self.connected = 0
         self.reader = RequestReader()
@@ -59,7 +59,7 @@ class HttpServer(ResponseWriter):
         self._instead: Http2Server | None = None
         self.closing = self.full = self.held = self.partial = False
         self._paused = self._input_ended = self._draining = self._in_turn = False
-        self.since = self.ended = factory.reactor.seconds()
+        self.since = self.ended = factory.watcher.seconds()
         """When the request began, or the wait for it; and when the last one ended."""
         self.body_bytes = self.status = 0
         self.reason = self._id = ""
@@ -145,7 +145,7 @@ class HttpServer(ResponseWriter):
             request = reader.read_head()
         except BadRequest as refusal:
             if not self.partial:
-                self.since = self.reactor.seconds()
+                self.since = self.watcher.seconds()
             self.refuse_unread(refusal)
             return False
         if request is None:
@@ -159,18 +159,18 @@ class HttpServer(ResponseWriter):
         if self._input_ended or (self._draining and idle):
             self.close()
         elif not idle and not self.partial:
-            self.partial, self.since = True, self.reactor.seconds()
+            self.partial, self.since = True, self.watcher.seconds()
         return False
 
     def refuse_unread(self, refusal: Refusal) -> None:
         """Answer what never became a request."""
         self.request, self._id, self.sent = None, "", 0
         self.refuse(refusal, None)
-        self.ended = self.reactor.seconds()
+        self.ended = self.watcher.seconds()
         self._factory.answers.served(self, None, None, self.since, self.ended)
 
     def _begin(self, request: Request) -> None:
-        now = self.reactor.seconds()
+        now = self.watcher.seconds()
         self.request, self.since = request, now
         self.partial = False
         self._keep = request.keep_alive and not self._draining
@@ -226,7 +226,7 @@ class HttpServer(ResponseWriter):
         """See `exchange.Client`. The client gets what is left before the log its line."""
         self._stop_pump()
         self.exchange, self.held = None, False
-        self.ended = self.reactor.seconds()
+        self.ended = self.watcher.seconds()
         goes_on = self.tunnel is None and not self.closing
         if goes_on:
             self._write_out()

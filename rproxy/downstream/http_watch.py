@@ -69,7 +69,7 @@ class Watch:
         """Never look again."""
         timer, self._timer = self._timer, None
         if timer is not None:
-            timer()
+            timer.drop()
 
     def forget(self) -> None:
         """Something else moves bytes from now on."""
@@ -84,7 +84,7 @@ class Watch:
         """Enough, unless the answer is still on its way to a slow client."""
         self._forget_timer()
         server = self._server
-        if not unacknowledged(server.transport) or self._is_stuck(server.reactor.seconds()):
+        if not unacknowledged(server.transport) or self._is_stuck(server.watcher.seconds()):
             server.abort()
         else:
             self._timer = self._deadlines.after(LINGER, self._stop_lingering)
@@ -93,7 +93,7 @@ class Watch:
         """Now and then: is this connection taking too long over anything?"""
         self._forget_timer()
         server = self._server
-        now = server.reactor.seconds()
+        now = server.watcher.seconds()
         if server.tunnel is not None:
             self._look_at_tunnel(now)
         elif server.exchange is not None:

@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from rproxy.exchange import Client, Exchange
-from rproxy.splice import Pipes, Pump, is_plain
+from rproxy.splice import Pipes, Pump
+from rproxy.transports import is_plain
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
 from rproxy.wire.message import Fields, Framing, Headers, Pair, Piece, Request
 

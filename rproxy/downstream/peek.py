@@ -23,6 +23,7 @@ from rproxy.downstream.admission import ProxyPolicy as ProxyPolicy
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
 from rproxy.interfaces import Arrival, Journal, Lease, address_of
 from rproxy.transports import half_closer
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record
 from rproxy.wire.clienthello import HelloReader, looks_like_http
@@ -73,7 +74,7 @@ class PeekFactory:
         *,
         clear: IProtocolFactory | None = None,
     ) -> None:
-        self.reactor, self.listener, self.choose = reactor, listener, choose
+        self.watcher, self.listener, self.choose = watcher_of(reactor), listener, choose
         self.limits, self.connections = limits, connections
         self.journal, self.deadlines = journal, deadlines
         self.options, self.clear = options, clear
@@ -117,7 +118,7 @@ class Peek:
         self.transport: Any = None
         self._reader: HelloReader | None = HelloReader(self._options.max_hello)
         self._arrival: Arrival | None = None
-        self._started: float = factory.reactor.seconds()
+        self._started = factory.watcher.seconds()
         self._deadline: Deadline | None = None
         self._become: Any = None
         self._refused, self._in_header, self._left = False, False, "client_left"
@@ -317,7 +318,7 @@ class Peek:
     def _stop_clock(self) -> None:
         deadline, self._deadline = self._deadline, None
         if deadline is not None:
-            deadline()
+            deadline.drop()
 
     def _journal(self, reason: str, sent: int) -> None:
         if self._arrival is None:  # there was no connection, only a failure to make one
@@ -328,7 +329,7 @@ class Peek:
             peer="-",
             received=len(self._reader.received) if self._reader is not None else 0,
             sent=sent,
-            seconds=self._factory.reactor.seconds() - self._started,
+            seconds=self._factory.watcher.seconds() - self._started,
             reason=reason,
         )
 

@@ -16,10 +16,10 @@ MOST: Final = 256
 IN: Final[int] = EPOLLIN
 
 
-def watch(poller: Any, descriptor: int, event: int) -> bool:
+def watch(poller: Any, number: int, descriptor: int, event: int) -> bool:
     """Begin to watch a descriptor for `event`; False for a file that epoll cannot watch.
 
-    `poller` is as for `turn`. Raises `OSError` for other reasons.
+    `poller` and `number` are as for `turn`. Raises `OSError` for other reasons.
     """
     try:
         poller.register(descriptor, event)

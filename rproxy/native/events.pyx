@@ -31,8 +31,7 @@ cdef enum:
 cdef double LONGEST = 86400.0
 
 
-def watch(object poller, int descriptor, unsigned int event):
-    cdef int number = poller.fileno()
+def watch(object poller, int number, int descriptor, unsigned int event):
     cdef epoll_event wanted
     wanted.events = event
     wanted.data.fd = descriptor

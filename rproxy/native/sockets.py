@@ -12,7 +12,7 @@ import socket
 from array import array
 from fcntl import ioctl
 from struct import pack
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 CHUNK: Final = 65536
 """Bytes of a read; Twisted's, too."""
@@ -39,13 +39,16 @@ def accept(sock: Any, number: int) -> tuple[int, Any] | None:
     return made, name
 
 
-def receive(sock: Any, number: int) -> bytes | None:
+def receive(sock: Any, number: int) -> bytes | Literal[False] | None:
     """At most CHUNK bytes from the socket with this descriptor; empty at its end, None if nothing is there.
 
-    Raises `OSError` when the connection is lost.
+    False when the other side has reset the connection: many do, and an exception costs as much as a read.
+    Raises `OSError` when it is lost for another reason.
     """
     try:
         data: bytes = sock.recv(CHUNK)
+    except ConnectionResetError:
+        return False
     except OSError as problem:
         if problem.errno in LATER:
             return None

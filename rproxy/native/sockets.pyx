@@ -7,7 +7,7 @@ from cpython.ref cimport Py_XDECREF
 import os
 from struct import pack
 from _socket import socket as SocketType
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOBUFS, ENOMEM, errno
 
 cdef extern from "Python.h":
     PyObject* FromStringAndSize "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
@@ -157,6 +157,8 @@ def receive(object sock, int number):
     if count < 0:
         if _later(errno):
             return None
+        if errno == ECONNRESET:
+            return False
         PyErr_SetFromErrno(OSError)
     if count < _COPY:
         return PyBytes_FromStringAndSize(AS_STRING(_spare), count)
@@ -171,6 +173,8 @@ def receive(object sock, int number):
 cdef object _receive_from(object sock):
     try:
         return sock.recv(_CHUNK)
+    except ConnectionResetError:
+        return False
     except OSError as problem:
         if problem.errno in LATER:
             return None

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from rproxy.errors import Banned
 from rproxy.policy.networks import UNIX, NetworkSet
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import inet
 
 EVER: Final = float("inf")
@@ -180,14 +181,14 @@ class BanCheck:
     """What gates ask. It stays the same one where `table`, the bans there are, becomes another."""
 
     def __init__(self, clock: Any, table: BanTable) -> None:
-        self._clock, self.table = clock, table
+        self._watcher, self.table = watcher_of(clock), table
         self.refused = 0
         """Connections and requests that were turned away."""
 
     def banned(self, host: str) -> bool:
         """Whether this address is banned now; canonical text."""
         table = self.table
-        return not table.is_unsaid(host) and table.bans(host, self._clock.seconds())
+        return not table.is_unsaid(host) and table.bans(host, self._watcher.seconds())
 
     def check(self, host: str) -> None:
         """Raises `Banned`, and counts it."""

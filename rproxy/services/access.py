@@ -20,6 +20,7 @@ from rproxy.services.lines import FLUSH_EVERY as FLUSH_EVERY
 from rproxy.services.lines import LineBatch
 from rproxy.services.lines import Sink as Sink
 from rproxy.services.lines import to_descriptor as to_descriptor
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 
 log: Final = Logger(__name__)
@@ -37,7 +38,7 @@ class ConnectionLog:
     """Implements `interfaces.Journal`."""
 
     def __init__(self, reactor: Any, sink: Sink) -> None:
-        self._reactor = reactor
+        self._watcher = watcher_of(reactor)
         self._batch = LineBatch(reactor, sink, "the connection log", log)
         self._second, self._stamp = -1, ""
 
@@ -78,7 +79,7 @@ class ConnectionLog:
         self._batch.flush()
 
     def _now(self) -> str:
-        second = int(self._reactor.seconds())
+        second = int(self._watcher.seconds())
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -92,7 +93,10 @@ def _thousandths(seconds: float) -> str:
 
 
 def _client(client: Address) -> str:
-    return str(client) if isinstance(client, Inet) else escaped(str(client))
+    if not isinstance(client, Inet):
+        return escaped(str(client))
+    host: str = client[0]
+    return str(client) if ":" in host else host + ":" + str(client[1])
 
 
 def _name(arrival: Arrival) -> str:

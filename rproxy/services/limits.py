@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from rproxy.errors import TooMany
 from rproxy.interfaces import Lease
 from rproxy.policy.bucket import Key, client_key
+from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 
 log: Final = Logger(__name__)
@@ -24,7 +25,7 @@ class Limits:
     """Counts of open connections; `max_clients_per_ip` 0 is no limit. Changed in place by a reload."""
 
     def __init__(self, clock: Any, max_clients: int, max_clients_per_ip: int = 0) -> None:
-        self._clock = clock
+        self._watcher = watcher_of(clock)
         self.max_clients, self.max_clients_per_ip = max_clients, max_clients_per_ip
         self.open = 0
         self._per_client: dict[Key, int] = {}
@@ -61,8 +62,8 @@ class Limits:
 
     def _refuse(self, key: str, limit: int) -> None:
         self._refused += 1
-        if self._clock.seconds() >= self._silent_until:
-            self._silent_until = self._clock.seconds() + QUIET
+        if self._watcher.seconds() >= self._silent_until:
+            self._silent_until = self._watcher.seconds() + QUIET
             log.warn("{key} = {limit} is reached; {n} refused", key=key, limit=limit, n=self._refused)
             self._refused = 0
         raise TooMany(key)

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 
 from mypy_extensions import mypyc_attr
 from twisted.application.service import Service
-from twisted.internet import address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IProtocolFactory
@@ -25,34 +24,25 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.errors import StartError
-from rproxy.native import sockets
-from rproxy.transports import Accepted
-from rproxy.wire.address import inet
+from rproxy.services.accepting import Accepting
 
 log: Final = Logger(__name__)
 
-ACCEPTS: Final = 64
-"""Connections accepted in one turn of the loop at most, so that a burst does not starve the old ones."""
 MOST_QUEUED: Final = 65536
 """Connections that any kernel queues for a port at most (somaxconn is a 16-bit number in practice)."""
 PAUSE: Final = 0.1
 """Seconds for which a port stops accepting when the machine has no room for another connection."""
-_accept: Final = sockets.accept
-NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @mypyc_attr(native_class=False)
 class PatientPort(Port):
     """A TCP port that accepts in batches and sits out a lack of file descriptors."""
 
-    transport = Accepted  # type: ignore[assignment]  # any ITransport will do
     factory: Any
     reactor: Any
     v6_only = False
-    _kind: tuple[int, int, int]
-    _ours = False
-    _short = False
-    _batch = ACCEPTS
+    _accepting: Accepting
+    _accepts: type[Accepting] = Accepting
 
     def createInternetSocket(self) -> socket.socket:
         """As Twisted's; with `v6_only` an IPv6 port leaves IPv4 to another one."""
@@ -66,78 +56,25 @@ class PatientPort(Port):
         super().startListening()
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._kind = (int(self.socket.family), int(self.socket.type), self.socket.proto)
-        self._ours = getattr(self.factory, "takes_inet", False)
+        self._accepting = self._accepts(self, self.socket, self.factory, self.reactor)
 
     def doRead(self) -> None:
         """The reactor's call: accept what is there."""
-        asked = served = 0
-        sock: Any = self.socket
-        number: int = sock.fileno()
-        while asked < self._batch:
-            asked += 1
-            try:
-                accepted = _accept(sock, number)
-            except OSError as problem:
-                if problem.errno in NO_ROOM:
-                    self._sit_out(problem)
-                    return
-                continue  # this one connection died in the queue (accept(2), "Error handling")
-            if accepted is None:
-                break
-            served += 1
-            self._short = False
-            try:
-                # Of the C class: Python's own inherits from it, at twice the cost.
-                self._serve(socket.SocketType(*self._kind, accepted[0]), accepted[1])
-            except Exception:  # a mistake in one connection must not close the port
-                log.failure("{port} could not serve {name}", port=self, name=accepted[1])
-        # As many as there were, or more if all were there: asking an empty queue each time is a waste.
-        self._batch = max(1, served) if served < asked else min(2 * asked, ACCEPTS)
+        self._accepting.accept()
 
     def empty(self) -> None:
         """Accept all that the kernel has queued: closing the socket would reset it."""
-        self._batch = MOST_QUEUED
-        self.doRead()
+        self._accepting.batch = MOST_QUEUED
+        self._accepting.accept()
 
-    def _serve(self, accepted: Any, name: Any) -> None:
-        place = inet(_host(name), name[1]) if self._ours else self._twisted_address(name)
-        protocol = self.factory.buildProtocol(place)
-        if protocol is None:
-            accepted.close()
-            return
-        number, self.sessionno = self.sessionno, self.sessionno + 1
-        try:
-            transport = self.transport(accepted, protocol, name, self, number, self.reactor)
-        except BaseException:
-            accepted.close()
-            protocol.connectionLost(Failure())  # it has been counted, and nobody else would end it
-            raise
-        try:
-            protocol.makeConnection(transport)
-        except BaseException:
-            transport.cut()
-            raise
-
-    def _twisted_address(self, name: Any) -> Any:
-        kind = address.IPv4Address if len(name) == 2 else address.IPv6Address
-        return kind("TCP", _host(name), name[1])
-
-    def _sit_out(self, problem: OSError) -> None:
-        if not self._short:
-            log.error("{port} cannot accept: {why}; trying again", port=self, why=problem.strerror)
-        self._short = True
+    def sit_out(self) -> None:
+        """There is no room for another connection: wait for a moment."""
         self.stopReading()
         self.reactor.callLater(PAUSE, self._go_on)
 
     def _go_on(self) -> None:
         if self.connected and not self.disconnecting:
             self.startReading()
-
-
-def _host(name: Any) -> str:
-    """The address in a socket's name, with its zone if it has one."""
-    return f"{name[0]}%{name[3]}" if len(name) == 4 and name[3] else str(name[0])
 
 
 class PatientReactor:

@@ -11,7 +11,6 @@ as there are connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from heapq import nlargest
 from operator import itemgetter
 from typing import Any, Final
@@ -22,6 +21,7 @@ from rproxy.errors import RateLimited, TooMany
 from rproxy.interfaces import Lease
 from rproxy.policy.bucket import TICKS, Allowance, Bucket, Key, ticks
 from rproxy.services.buckets import Buckets
+from rproxy.watcher import watcher_of
 
 log: Final = Logger(__name__)
 
@@ -33,7 +33,7 @@ class RateLimiter:
     """The counts behind one limit; `name` says which in the log."""
 
     def __init__(self, clock: Any, name: str, allowance: Allowance) -> None:
-        self._seconds: Callable[[], float] = clock.seconds
+        self._watcher = watcher_of(clock)
         self.name = name
         self._open: dict[Key, int] = {}
         self._buckets: Buckets | None = None
@@ -87,7 +87,7 @@ class RateLimiter:
         """Take a token; 0.0, or where there is none the seconds until there is one."""
         if self._buckets is None:
             return 0.0
-        wait = self._buckets.take(key, ticks(self._seconds()))
+        wait = self._buckets.take(key, ticks(self._watcher.seconds()))
         if not wait:
             return 0.0
         self._note()
@@ -96,7 +96,7 @@ class RateLimiter:
     def _note(self) -> None:
         self.refused += 1
         self._unsaid += 1
-        now = self._seconds()
+        now = self._watcher.seconds()
         if not 0 <= now - self._said_at < QUIET:
             self._said_at = now
             log.warn("{limit}: {n} refused", limit=self.name, n=self._unsaid)

@@ -22,6 +22,7 @@ from zope.interface import classImplements
 from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
 from rproxy.upstream.outbound import Outbound
 from rproxy.upstream.peer import Group, Peer, Target
+from rproxy.watcher import watcher_of
 
 OUR_SHORTAGE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 """Errors that say nothing about the peer: this process or machine has no room for a connection."""
@@ -56,6 +57,7 @@ class Dial:
         "_timer",
         "_tried",
         "_waiting",
+        "_watcher",
     )
 
     def __init__(
@@ -71,6 +73,7 @@ class Dial:
         most: int = 1000,
     ) -> None:
         self._reactor, self._group, self._client = reactor, group, client
+        self._watcher = watcher_of(reactor)
         self._timeout, self._build, self._refused = timeout, build, refused
         self._tried: list[Peer] = [] if tried is None else tried
         self._most = most
@@ -85,7 +88,7 @@ class Dial:
 
     def start(self, first: Peer | None = None) -> None:
         """Ask the first peer, which the caller may have picked; may finish before it returns."""
-        self._deadline = self._reactor.seconds() + SEARCH * self._timeout
+        self._deadline = self._watcher.seconds() + SEARCH * self._timeout
         if first is None:
             self._next_peer()
         else:
@@ -101,7 +104,7 @@ class Dial:
 
     def _next_peer(self) -> None:
         self._timer = None
-        now = self._reactor.seconds()
+        now = self._watcher.seconds()
         enough = now >= self._deadline or len(self._tried) >= self._most
         peer = None if enough else self._group.pick(self._client, self._tried, now)
         if peer is not None:
@@ -153,7 +156,7 @@ class Dial:
         self._next_target()
 
     def _next_target(self) -> None:
-        if not self._targets or self._reactor.seconds() >= self._deadline:
+        if not self._targets or self._watcher.seconds() >= self._deadline:
             self._peer_failed()
             return
         family, target = self._targets.pop(0)
@@ -188,7 +191,7 @@ class Dial:
 
     def _ask_again(self, outbound: Outbound) -> None:
         """The same unix socket once more, soon, until its time is over."""
-        now = self._reactor.seconds()
+        now = self._watcher.seconds()
         self._full_since = now if self._full_since is None else self._full_since
         if now - self._full_since >= self._timeout:
             self._attempt_failed(errno.ETIMEDOUT)
@@ -230,7 +233,7 @@ class Dial:
         assert peer is not None
         peer.open -= 1
         if self._refusal is None or self._refusal.code not in OUR_SHORTAGE:
-            peer.failed(self._reactor.seconds(), str(self._refusal))
+            peer.failed(self._watcher.seconds(), str(self._refusal))
         # In a turn of its own: a hundred peers that refuse at once must not nest a hundred calls deep.
         self._timer = self._reactor.callLater(0, self._next_peer)
 

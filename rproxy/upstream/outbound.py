@@ -18,6 +18,13 @@ from rproxy.transports import Stream
 
 PENDING: Final = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
 CONNECTED: Final = frozenset((0, errno.EISCONN))
+# Names of this module, which cost a compiled caller nothing to find.
+_KIND: Final[int] = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_UNIX: Final[int] = socket.AF_UNIX
+_TCP: Final[int] = socket.IPPROTO_TCP
+_NODELAY: Final[int] = socket.TCP_NODELAY
+_SOCKET: Final[int] = socket.SOL_SOCKET
+_KEEPALIVE: Final[int] = socket.SO_KEEPALIVE
 
 Settled = Callable[["Outbound", int], None]
 
@@ -30,16 +37,15 @@ class Outbound(Stream):
     """
 
     def __init__(self, reactor: Any, family: int, target: Any, settled: Settled) -> None:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        super().__init__(reactor, socket.SocketType(family, kind), target)
+        super().__init__(reactor, socket.SocketType(family, _KIND), target)
         self.family = family
         self._settled: Settled | None = settled
 
     def start(self) -> None:
         """Begin to connect; over loopback and unix sockets this mostly finishes here."""
-        if self.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # word of dead peers
+        if self.family != _UNIX:
+            self.socket.setsockopt(_TCP, _NODELAY, 1)
+            self.socket.setsockopt(_SOCKET, _KEEPALIVE, 1)  # word of dead peers
         code = self._connect()
         if code in PENDING:
             code = self._connect()  # asks: a neighbour on this machine has accepted by now

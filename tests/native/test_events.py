@@ -127,27 +127,36 @@ def test_who_is_watched_is_told_of(loop: Loop, events: Twins, twin: str, event: 
     one = Selectable(loop)
     loop.made.append(one)
     loop.selectables[one.number] = one
-    assert getattr(events, twin).watch(loop.poller, one.number, event) is True
+    assert getattr(events, twin).watch(loop.poller, loop.poller.fileno(), one.number, event) is True
     assert loop.turn() == ([] if event == EPOLLIN else [("serve", one, one.number, EPOLLOUT)])
     one.theirs.send(b"x")
     assert loop.turn() == [("read", one) if event == EPOLLIN else ("serve", one, one.number, EPOLLOUT)]
-    assert outcome(getattr(events, twin).watch, loop.poller, one.number, event) == ("raises", FileExistsError)
+    assert outcome(getattr(events, twin).watch, loop.poller, loop.poller.fileno(), one.number, event) == (
+        "raises",
+        FileExistsError,
+    )
 
 
 @pytest.mark.parametrize("twin", ["python", "compiled"])
 def test_a_file_cannot_be_watched(events: Twins, twin: str, tmp_path: Path) -> None:
     with select.epoll() as poller, (tmp_path / "file").open("w") as file:
         number = file.fileno()
-        assert getattr(events, twin).watch(poller, number, EPOLLIN) is False
+        assert getattr(events, twin).watch(poller, poller.fileno(), number, EPOLLIN) is False
         file.close()
-        assert outcome(getattr(events, twin).watch, poller, number, EPOLLIN) == ("raises", OSError)
+        assert outcome(getattr(events, twin).watch, poller, poller.fileno(), number, EPOLLIN) == (
+            "raises",
+            OSError,
+        )
 
 
 @pytest.mark.parametrize("twin", ["python", "compiled"])
 def test_a_closed_poller_watches_nobody(events: Twins, twin: str) -> None:
     poller = select.epoll()
+    number = poller.fileno()
     poller.close()
-    assert outcome(getattr(events, twin).watch, poller, 0, EPOLLIN) == ("raises", ValueError)
+    told, what = outcome(getattr(events, twin).watch, poller, number, 0, EPOLLIN)
+    assert told == "raises"
+    assert what in (ValueError, OSError)
 
 
 # -- what is told

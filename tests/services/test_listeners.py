@@ -17,8 +17,9 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 
 from rproxy.errors import StartError
-from rproxy.services import listeners
-from rproxy.services.listeners import ACCEPTS, PAUSE, Listeners, PatientPort, Wanted
+from rproxy.services import accepting
+from rproxy.services.accepting import ACCEPTS
+from rproxy.services.listeners import PAUSE, Listeners, PatientPort, Wanted
 from tests.fakes import LogLines, Loop, Wire, open_files, turn, until
 
 
@@ -443,10 +444,10 @@ def port() -> Iterator[Port]:
 
 
 def errors(log: LogLines) -> list[str]:
-    return [text.partition(": ")[2] for text in log.texts("rproxy.services.listeners")]
+    return [text.partition(": ")[2] for text in log.texts("rproxy.services.accepting")]
 
 
-@pytest.mark.parametrize("code", sorted(listeners.NO_ROOM))
+@pytest.mark.parametrize("code", sorted(accepting.NO_ROOM))
 def test_without_room_a_port_sits_out_says_so_once_and_recovers(port: Port, code: int) -> None:
     port.scarce.failures = [code] * 3
     with LogLines() as log:
@@ -506,7 +507,7 @@ def test_a_mistake_in_one_connection_does_not_close_the_port(port: Port) -> None
     port.connect()
     with LogLines() as log:
         port.loop.spin()
-    assert len(log.texts("rproxy.services.listeners")) == 1
+    assert len(log.texts("rproxy.services.accepting")) == 1
     port.factory.fail = False
     port.connect()
     port.loop.spin()
@@ -549,7 +550,7 @@ def test_what_was_built_hears_of_the_end_of_a_connection_that_failed(port: Port,
     port.connect()
     with LogLines() as log:
         port.loop.spin()
-    assert (built.lost, len(log.texts("rproxy.services.listeners"))) == (1, 1)
+    assert (built.lost, len(log.texts("rproxy.services.accepting"))) == (1, 1)
     assert port.loop.readers == {port.port}
     port.clients.pop().close()
     assert open_files() == files
