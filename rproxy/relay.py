@@ -22,7 +22,7 @@ from rproxy.errors import Refusal
 from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
 from rproxy.parting import Parting, end_half
 from rproxy.splice import Pipes, Pump
-from rproxy.transports import close, cut, in_kernel, is_plain, unacknowledged, unsent_of
+from rproxy.transports import Receiver, close, cut, in_kernel, is_plain, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.watcher import watcher_of
@@ -88,7 +88,7 @@ class RelayFactory:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class End:
+class End(Receiver):
     """What the two ends of a relay share: each knows the far one, and nothing of its kind of transport.
 
     A Twisted protocol, without the base class so that it can be compiled.

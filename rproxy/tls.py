@@ -27,7 +27,7 @@ from zope.interface import classImplements
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.native.tlsbytes import MOST, NONE, WANT_READ, ZERO_RETURN, Records
 from rproxy.openssl import Scratch, words_of
-from rproxy.transports import close, unacknowledged, unsent_of
+from rproxy.transports import Receiver, close, pass_on, unacknowledged, unsent_of
 from rproxy.wrapping import Wrapping
 
 HANDSHAKE: Final = 10.0
@@ -42,7 +42,7 @@ MOST_DROPPED: Final = 1 << 20
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class TLSTransport(Wrapping):
+class TLSTransport(Wrapping, Receiver):
     """Wraps `protocol`, whose transport it is; `connection` is new, with accept or connect state set.
 
     `protocol` is connected at once, before the handshake; what it writes waits. `loseConnection`
@@ -148,7 +148,7 @@ class TLSTransport(Wrapping):
                 self._end_of_bytes(connection, records.count)
                 break
             if not self._aborted:
-                self.wrappedProtocol.dataReceived(plain)
+                pass_on(self.wrappedProtocol, plain)
             if not records.left:  # another read would find nothing; most requests are one record
                 break
             data = b""

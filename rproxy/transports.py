@@ -17,7 +17,7 @@ from functools import lru_cache
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import mypyc_attr, trait
 from twisted.internet import address, main
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
@@ -65,6 +65,24 @@ class Mover:
 
     def writable(self) -> Any:
         """As `doWrite` of the transport it is set as `writes` of."""
+
+
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Receiver:
+    """A protocol of this program: `pass_on` finds its `dataReceived` at once."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """As `IProtocol.dataReceived`."""
+        raise NotImplementedError
+
+
+def pass_on(protocol: Any, data: bytes) -> None:
+    """Call `dataReceived` of any protocol."""
+    if isinstance(protocol, Receiver):
+        protocol.dataReceived(data)
+    else:
+        protocol.dataReceived(data)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -129,7 +147,7 @@ class Stream:
         if data is False:
             return LOST
         if data:
-            self.protocol.dataReceived(data)
+            pass_on(self.protocol, data)
         elif data is not None:
             return LOST if self._broken else END  # the kernel tells of a reset once, and writing has heard it
         return None
@@ -397,6 +415,14 @@ _half_closes: Final[Callable[[Any], Any]] = lru_cache(256)(HALF_CLOSEABLE.implem
 def is_plain(transport: Any) -> bool:
     """Whether a transport is one of ours: a socket that may be read and written beside its protocol."""
     return isinstance(transport, Stream) and not transport.under_tls
+
+
+def write(transport: Any, data: bytes) -> None:
+    """Call `write` of any transport."""
+    if isinstance(transport, Stream) and not transport.under_tls:
+        transport.write(data)
+    else:
+        transport.write(data)
 
 
 def close(transport: Any) -> None:

@@ -18,6 +18,7 @@ from rproxy.downstream.http2_turns import Turns
 from rproxy.downstream.http2_watch import Watch
 from rproxy.interfaces import Arrival
 from rproxy.parting import is_twisteds_tls
+from rproxy.transports import Receiver
 from rproxy.wire.http2 import Http2Codec
 from rproxy.wire.http2_events import (
     Body,
@@ -45,7 +46,7 @@ MOST_DISCARDED: Final = 1 << 20
 """Bytes dropped of what a client still sends while we close; one that sends on and on is cut off."""
 
 
-class Http2Server:
+class Http2Server(Receiver):
     """One client connection: a Twisted protocol. What is public is for its streams and its watch."""
 
     def __init__(self, factory: HttpFactory, arrival: Arrival) -> None:
@@ -82,13 +83,13 @@ class Http2Server:
         self._write_out()
         self._watch.begin()
 
-    def dataReceived(self, octets: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """Twisted's call."""
         if self.closing:
-            self._discard(len(octets))
+            self._discard(len(data))
             return
         self._watch.heard()
-        self._read(octets)
+        self._read(data)
 
     def _read(self, octets: bytes) -> None:
         self._in_turn = True

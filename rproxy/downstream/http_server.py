@@ -23,7 +23,7 @@ from rproxy.interfaces import Arrival
 from rproxy.parting import is_twisteds_tls
 from rproxy.relay import End
 from rproxy.sites import Site
-from rproxy.transports import close, unacknowledged
+from rproxy.transports import Receiver, close, unacknowledged
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_write import response_head
@@ -40,7 +40,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n"
 _LENGTH: Final = Framing.LENGTH
 
 
-class HttpServer(ResponseWriter):
+class HttpServer(ResponseWriter, Receiver):
     """One client connection: a Twisted protocol, without the base class so that it can be compiled.
 
     What the exchange calls is documented at `exchange.Client`.

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rproxy.exchange import Client, Exchange
 from rproxy.splice import Pipes, Pump
-from rproxy.transports import is_plain
+from rproxy.transports import is_plain, write
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, response_head
 from rproxy.wire.message import Fields, Framing, Headers, Pair, Piece, Request
 
@@ -97,7 +97,7 @@ class ResponseWriter(Client):
 
     def _write(self, data: bytes) -> None:
         self.progress += len(data)
-        self.transport.write(data)
+        write(self.transport, data)
 
     def _splice_rest(self, exchange: Exchange) -> None:
         """Let the kernel move the rest of a large response (see `splice`)."""

@@ -22,7 +22,7 @@ from rproxy.downstream.admission import PeekOptions as PeekOptions
 from rproxy.downstream.admission import ProxyPolicy as ProxyPolicy
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
 from rproxy.interfaces import Arrival, Journal, Lease, address_of
-from rproxy.transports import half_closer
+from rproxy.transports import Receiver, half_closer, pass_on
 from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record
@@ -106,7 +106,7 @@ class PeekFactory:
         return Peek(self, peer, lease)
 
 
-class Peek:
+class Peek(Receiver):
     """One accepted connection; keeps its lease for as long as it lives, whatever it has become.
 
     A Twisted protocol, without the base class so that it can be compiled.
@@ -167,7 +167,7 @@ class Peek:
     def dataReceived(self, data: bytes) -> None:
         """Twisted's call; once a route is chosen it goes to the route's protocol."""
         if self._header is None and self._become is not None:
-            self._become.dataReceived(data)
+            pass_on(self._become, data)
             return
         if self._refused:
             self._discard(data)

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
-from rproxy.transports import unsent_of
+from rproxy.transports import Receiver, unsent_of
 from rproxy.upstream.asking import HttpClient
 from rproxy.upstream.http2_requests import Requests
 from rproxy.upstream.http2_stream import Http2Stream
@@ -42,7 +42,7 @@ _H2: Final = b"h2"
 _ALIVE: Final = b"rproxy-a"
 
 
-class Http2Client(Requests):
+class Http2Client(Requests, Receiver):
     """A Twisted protocol, without the base class so that it can be compiled."""
 
     def __init__(

@@ -24,12 +24,13 @@ from zope.interface import classImplements
 
 from rproxy.errors import Refusal
 from rproxy.policy.forwarding import Memory
-from rproxy.transports import unsent_of
+from rproxy.transports import Receiver, unsent_of, write
 from rproxy.upstream.asking import Asking as Asking
 from rproxy.upstream.asking import HttpClient as HttpClient
 from rproxy.upstream.asking import Pool
 from rproxy.upstream.peer import DOWN_FOR, NEVER, Peer, Target
 from rproxy.upstream.resolve import Names
+from rproxy.watcher import watcher_of
 from rproxy.wire.http1 import ResponseReader
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
 from rproxy.wire.message import BadResponse, Fields, Framing, Headers, Piece, Request
@@ -117,7 +118,7 @@ class HttpPeer(Peer):
         """Keep a connection for the next request; False when there are enough of them."""
         if len(self.idle) >= self.keep:
             return False
-        connection.since = clock.seconds()
+        connection.since = connection.watcher.seconds()
         self.idle.append(connection)
         if not self._sweeping:
             self._sweep_later(clock)
@@ -148,12 +149,13 @@ class HttpPeer(Peer):
             self._sweep_later(clock)
 
 
-class Http1Client(HttpClient):
+class Http1Client(HttpClient, Receiver):
     """One connection to a peer: a Twisted protocol, without the base class so that it can be compiled."""
 
     def __init__(self, peer: HttpPeer, clock: Any, ready: Callable[[HttpClient], object]) -> None:
         super().__init__(peer, Memory())
         self._clock, self._ready = clock, ready
+        self.watcher = watcher_of(clock)
         self._reader = ResponseReader()
         self._asking: Asking | None = None
         self._answered = self._more = self._paused = self._chunked = self._spent = False
@@ -181,7 +183,7 @@ class Http1Client(HttpClient):
         self._spent = (self._chunked or request.length > 0) and request.method in BODILESS
         if framing is not _NONE:
             fields.own += framing_pairs(framing, request.length)
-        self.transport.write(request_head(request.method, target, fields.own, fields.block))
+        write(self.transport, request_head(request.method, target, fields.own, fields.block))
 
     def send_piece(self, piece: Piece) -> None:
         """See `asking.HttpClient`."""
