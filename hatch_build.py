@@ -98,6 +98,7 @@ COMPILED = (
     "services/accepting",
     "services/listeners",
     "ports",
+    "services/counts",
     "services/limits",
     "services/buckets",
     "services/ratelimits",

@@ -8,9 +8,9 @@ through constructors, so that each layer can be tested, and used, alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Protocol
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.interfaces import IAddress
 from zope.interface import classImplements
 
@@ -19,25 +19,34 @@ from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.proxyheader import ProxyHeader
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Ticket:
+    """Something that a connection has taken."""
+
+    def give_back(self) -> None:
+        """Called once, by the connection's lease."""
+        raise NotImplementedError
+
+
 class Lease:
     """The tickets that one connection took on its way; whoever made it releases it, once.
 
     The one mutable part of an `Arrival`, shared by all its copies.
     """
 
-    __slots__ = ("_returns",)
+    __slots__ = ("_tickets",)
 
     def __init__(self) -> None:
-        self._returns: list[Callable[[], object]] = []
+        self._tickets: list[Ticket] = []
 
-    def add(self, give_back: Callable[[], object]) -> None:
-        """Call `give_back` when the connection ends, however it ends."""
-        self._returns.append(give_back)
+    def add(self, ticket: Ticket) -> None:
+        """Give it back when the connection ends, however it ends."""
+        self._tickets.append(ticket)
 
     def release(self) -> None:
         """Give everything back, latest first; a second call does nothing."""
-        while self._returns:
-            self._returns.pop()()
+        while self._tickets:
+            self._tickets.pop().give_back()
 
 
 class Arrival:

@@ -111,7 +111,10 @@ class Stream:
         self.streamingProducer = self.producerPaused = False
         self._half_closing = self._half_closed = self._aborting = self._broken = False
         self.under_tls = False
-        """Whether `startTLS` was called: what the protocol reads and writes is not what the socket does."""
+        """Whether `startTLS` was called: what the protocol reads and writes is not what the socket does.
+
+        The transport has another class then. Compiled callers that know it as a `Stream` would pass by that
+        class's methods, so they look here first, see `write`."""
 
     def fileno(self) -> int:
         """The reactor's call."""

@@ -1,6 +1,7 @@
 """Arrivals grow by copies, and a lease gives everything back once."""
 
 import socket
+from collections.abc import Callable
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -8,7 +9,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 
 from rproxy.downstream.acceptproxy import ProxiedTransport
-from rproxy.interfaces import Arrival, Lease, address_of, arrival_of, local_of
+from rproxy.interfaces import Arrival, Lease, Ticket, address_of, arrival_of, local_of
 from rproxy.wire.address import Inet, Unix
 from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.proxyheader import ProxyHeader
@@ -18,10 +19,20 @@ ARRIVAL = Arrival("tcp:443", PEER, PEER)
 HELLO = ClientHello("example.org", (b"h2",), (0x0304,))
 
 
+class Taken(Ticket):
+    """Calls something when it is given back."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def give_back(self) -> None:
+        self._call()
+
+
 def test_a_lease_gives_back_latest_first_and_once() -> None:
     lease, given = Lease(), []
-    lease.add(lambda: given.append("first"))
-    lease.add(lambda: given.append("second"))
+    lease.add(Taken(lambda: given.append("first")))
+    lease.add(Taken(lambda: given.append("second")))
     lease.release()
     lease.release()
     assert given == ["second", "first"]
@@ -29,8 +40,8 @@ def test_a_lease_gives_back_latest_first_and_once() -> None:
 
 def test_a_lease_released_while_it_is_being_released_gives_back_once() -> None:
     lease, given = Lease(), []
-    lease.add(lambda: given.append("first"))
-    lease.add(lease.release)
+    lease.add(Taken(lambda: given.append("first")))
+    lease.add(Taken(lease.release))
     lease.release()
     assert given == ["first"]
 

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from zope.interface import classImplements
 
+from rproxy.downstream.admission import Gate as ConnectionGate
 from rproxy.errors import Denied, RateLimited, Refusal
 from rproxy.interfaces import Lease, arrival_of
 from rproxy.policy.bantable import BanCheck
@@ -58,7 +59,7 @@ class Lists:
         return self._also is not None and _has(self._also, host)
 
 
-class Gate:
+class Gate(ConnectionGate):
     """What is asked about a connection once its client is known."""
 
     def __init__(

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from twisted.logger import Logger
 
+from rproxy.downstream.admission import Admission
 from rproxy.errors import TooMany
-from rproxy.interfaces import Lease
-from rproxy.policy.bucket import Key, client_key
+from rproxy.interfaces import Lease, Ticket
+from rproxy.policy.bucket import client_key
+from rproxy.services.counts import Counts
 from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 
@@ -21,14 +23,14 @@ QUIET: Final = 10.0
 """Seconds between two log lines about refused connections: a flood must not become a flood of lines."""
 
 
-class Limits:
+class Limits(Admission):
     """Counts of open connections; `max_clients_per_ip` 0 is no limit. Changed in place by a reload."""
 
     def __init__(self, clock: Any, max_clients: int, max_clients_per_ip: int = 0) -> None:
         self._watcher = watcher_of(clock)
         self.max_clients, self.max_clients_per_ip = max_clients, max_clients_per_ip
         self.open = 0
-        self._per_client: dict[Key, int] = {}
+        self._clients = Counts()
         self._refused = 0
         self._silent_until = float("-inf")
 
@@ -37,28 +39,17 @@ class Limits:
         if self.open >= self.max_clients:
             self._refuse("max_clients", self.max_clients)
         self.open += 1
-        lease.add(self._leave)
+        lease.add(_Place(self))
 
     def admit_client(self, client: Address, lease: Lease) -> None:
         """Take a place among this client's connections; an IPv6 client is its /64. Raises `TooMany`."""
         if not isinstance(client, Inet):
             return
         key = client_key(client.host)
-        count = self._per_client.get(key, 0)  # counted without a limit too: a reload may set one
+        count = self._clients.open.get(key, 0)  # counted without a limit too: a reload may set one
         if 0 < self.max_clients_per_ip <= count:
             self._refuse("max_clients_per_ip", self.max_clients_per_ip)
-        self._per_client[key] = count + 1
-        lease.add(lambda: self._client_leaves(key))
-
-    def _leave(self) -> None:
-        self.open -= 1
-
-    def _client_leaves(self, key: Key) -> None:
-        count = self._per_client[key] - 1
-        if count:
-            self._per_client[key] = count
-        else:
-            del self._per_client[key]
+        self._clients.add(key, count, lease)
 
     def _refuse(self, key: str, limit: int) -> None:
         self._refused += 1
@@ -67,3 +58,11 @@ class Limits:
             log.warn("{key} = {limit} is reached; {n} refused", key=key, limit=limit, n=self._refused)
             self._refused = 0
         raise TooMany(key)
+
+
+class _Place(Ticket):
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def give_back(self) -> None:
+        self._limits.open -= 1

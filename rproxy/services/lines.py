@@ -61,9 +61,8 @@ class LineBatch:
         try:
             self._sink("".join(lines).encode("ascii", "backslashreplace"))
         except Exception as problem:  # a full disk must not cost a connection, nor a log line for each
-            why = (
-                problem.strerror if isinstance(problem, OSError) else repr(problem)
-            )  # of a program's own sink
+            # What is no OSError comes from a program's own sink.
+            why = problem.strerror if isinstance(problem, OSError) else repr(problem)
             if not self._lost:
                 self._log.error("{title} cannot be written: {why}", title=self._title, why=why)
             self._lost += len(lines)

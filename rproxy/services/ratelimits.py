@@ -21,6 +21,7 @@ from rproxy.errors import RateLimited, TooMany
 from rproxy.interfaces import Lease
 from rproxy.policy.bucket import TICKS, Allowance, Bucket, Key, ticks
 from rproxy.services.buckets import Buckets
+from rproxy.services.counts import Counts
 from rproxy.watcher import watcher_of
 
 log: Final = Logger(__name__)
@@ -35,7 +36,7 @@ class RateLimiter:
     def __init__(self, clock: Any, name: str, allowance: Allowance) -> None:
         self._watcher = watcher_of(clock)
         self.name = name
-        self._open: dict[Key, int] = {}
+        self._counts = Counts()
         self._buckets: Buckets | None = None
         self._said_at, self._unsaid = float("-inf"), 0
         self.refused = 0
@@ -62,26 +63,25 @@ class RateLimiter:
     @property
     def open(self) -> int:
         """Connections that are open now."""
-        return sum(self._open.values())
+        return sum(self._counts.open.values())
 
     def busiest(self, most: int) -> list[tuple[Key, int]]:
         """Who has connections open, and how many; at most so many clients, those with the most first."""
-        return nlargest(most, self._open.items(), key=itemgetter(1))
+        return nlargest(most, self._counts.open.items(), key=itemgetter(1))
 
     def admit(self, key: Key, lease: Lease) -> None:
         """Let a connection in, and count it until the lease ends, once; who is refused loses no token.
 
         Raises `TooMany` where the client has too many open, then `RateLimited` where it has no token.
         """
-        count = self._open.get(key, 0)  # counted without a cap too: a reload may set one
+        count = self._counts.open.get(key, 0)  # counted without a cap too: a reload may set one
         if 0 < self._most_open <= count:
             self._note()
             raise TooMany(f"{self.name}: max_connections")
         wait = self.request(key)
         if wait:
             raise RateLimited(self.name, wait)
-        self._open[key] = count + 1
-        lease.add(lambda: self._leave(key))
+        self._counts.add(key, count, lease)
 
     def request(self, key: Key) -> float:
         """Take a token; 0.0, or where there is none the seconds until there is one."""
@@ -101,10 +101,3 @@ class RateLimiter:
             self._said_at = now
             log.warn("{limit}: {n} refused", limit=self.name, n=self._unsaid)
             self._unsaid = 0
-
-    def _leave(self, key: Key) -> None:
-        count = self._open[key] - 1
-        if count:
-            self._open[key] = count
-        else:
-            del self._open[key]

@@ -131,7 +131,7 @@ class Place:
     @property
     def taken(self) -> tuple[int, dict[Any, int], int]:
         """What is taken at the moment: places in all, places per client, live connections."""
-        return self.limits.open, self.limits._per_client, len(self.connections)
+        return self.limits.open, self.limits._clients.open, len(self.connections)
 
     def assert_empty(self) -> None:
         assert self.taken == (0, {}, 0)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.address import UNIXAddress
 
+from rproxy.downstream import admission
 from rproxy.downstream.peek import ProxyPolicy
 from rproxy.errors import Banned, Denied, RateLimited, Refusal
-from rproxy.interfaces import Lease
+from rproxy.interfaces import Lease, Ticket
 from rproxy.wire.address import Address, Inet
 from tests.downstream.test_peek import (
     CLIENT,
@@ -27,7 +28,17 @@ from tests.downstream.test_peek import (
 )
 
 
-class Gate:
+class Counted(Ticket):
+    """One of those that a gate has counted."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def give_back(self) -> None:
+        self._gate.open -= 1
+
+
+class Gate(admission.Gate):
     """Refuses some addresses, and some more once they would be counted."""
 
     def __init__(self, checked: dict[str, Refusal] = {}, counted: dict[str, Refusal] = {}) -> None:  # noqa: B006
@@ -42,7 +53,7 @@ class Gate:
     def count(self, client: Address, lease: Lease) -> None:
         self._note("count", client, self._counted)
         self.open += 1
-        lease.add(self._leave)
+        lease.add(Counted(self))
 
     def turned_away(self, client: Address, refusal: Refusal) -> None:
         self.turned.append((client, refusal.reason))
@@ -52,9 +63,6 @@ class Gate:
         self.calls.append(f"{what} {host}")
         if host in refused:
             raise refused[host]
-
-    def _leave(self) -> None:
-        self.open -= 1
 
 
 def guarded(gate: Gate, proxy: ProxyPolicy | None = None, **options: Any) -> Place:

@@ -95,9 +95,9 @@ def test_a_reload_changes_the_limits_of_those_to_come() -> None:
     it.admit(later)
     it.admit_client(Inet("192.0.2.1", 1), later)
     lease.release()
-    assert (it.open, it._per_client) == (1, {"192.0.2.1": 1})
+    assert (it.open, it._clients.open) == (1, {"192.0.2.1": 1})
     later.release()
-    assert (it.open, it._per_client) == (0, {})
+    assert (it.open, it._clients.open) == (0, {})
 
 
 ADDRESSES: list[Address] = [Inet("192.0.2.1", 1), Inet("192.0.2.2", 1), Inet("2001:db8::1", 1), Unix(b"")]
@@ -117,10 +117,10 @@ def test_when_all_have_left_nothing_is_counted(steps: list[tuple[Address, int]])
         if leaving < len(leases):
             leases.pop(leaving).release()
         assert it.open == len(leases) <= 5
-        assert all(0 < count <= 2 for count in it._per_client.values())
+        assert all(0 < count <= 2 for count in it._clients.open.values())
     for lease in leases * 2:
         lease.release()
-    assert (it.open, it._per_client) == (0, {})
+    assert (it.open, it._clients.open) == (0, {})
 
 
 def test_a_flood_is_logged_now_and_then_with_its_size() -> None:
