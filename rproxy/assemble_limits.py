@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IProtocolFactory
 from rproxy.config.apps import App
 from rproxy.config.limits import Jail
 from rproxy.config.schema import Configuration
-from rproxy.policy.bantable import BanCheck
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.clouds import without_names
 from rproxy.policy.networks import NetworkSet
 from rproxy.services.access import ConnectionLog
+from rproxy.services.bancheck import BanCheck
 from rproxy.services.bans import Bans, Loaded
 from rproxy.services.cutoff import CutOff, Held
 from rproxy.services.gates import AppGate, Gate, Gated, Lists, RequestGate

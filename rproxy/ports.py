@@ -17,18 +17,24 @@ from rproxy.descriptors import UnixServer
 from rproxy.services.accepting import Accepting
 from rproxy.services.listeners import PatientPort
 from rproxy.streams import Server, zoned
-from rproxy.transports import Accepted, twisted_address
+from rproxy.transports import twisted_address
 
 
 class All(Accepting):
-    """Connections for programs that expect everything that Twisted's have."""
+    """Connections for programs that expect everything that Twisted's have.
+
+    The port's `factory` may be another for each of them, and its `sessionno` counts them.
+    """
 
     def _serve(self, accepted: Any, name: Any) -> None:
         """With a socket of Python's class, which is what programs expect `getHandle` to give."""
+        self._serve_by(self._port.factory)
         super()._serve(socket.socket(self._family, self._type, self._proto, accepted.detach()), name)
 
-    def _transport(self, accepted: Any, protocol: Any, name: Any) -> Accepted:
-        return Server(accepted, protocol, name, self._port, self._number, self._reactor)
+    def _transport(self, accepted: Any, protocol: Any, name: Any) -> Any:
+        port = self._port
+        number, port.sessionno = port.sessionno, port.sessionno + 1
+        return port.transport(accepted, protocol, name, port, number, self._reactor)
 
     def _address(self, name: Any) -> Any:
         return twisted_address(zoned(name))
@@ -38,6 +44,7 @@ class All(Accepting):
 class Port(PatientPort):
     """What `listenTCP` gives."""
 
+    transport = Server  # type: ignore[assignment]  # any ITransport will do
     _accepts = All
 
     def startListening(self) -> None:

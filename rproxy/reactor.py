@@ -179,7 +179,7 @@ class ProxyReactor(EPollReactor):
 
     def doPoll(self, timeout: float | None) -> None:
         """As `doIteration`, under the name that Twisted's epoll reactor has for it."""
-        self.watcher.turn(-1.0 if timeout is None else timeout)
+        self.doIteration(timeout)
 
     def doIteration(self, timeout: float | None) -> None:
         """One turn: wait for events, at most `timeout` seconds, and deliver them."""

@@ -96,6 +96,10 @@ class TLSTransport(Wrapping, Receiver):
         """Twisted's tag for what is logged on this connection's behalf."""
         return "TLS"
 
+    def half_closes(self) -> bool:
+        """See `transports.Receiver`: not by itself, see `ByHalves`."""
+        return False
+
     def makeConnection(self, transport: Any) -> None:
         """Peek's or Twisted's call. A client says hello now, a server waits to be spoken to."""
         self.transport, self.connected = transport, True
@@ -370,6 +374,10 @@ class ByHalves(TLSTransport):
         super().__init__(protocol, connection, deadlines, handshake, scratch, speaks_first)
         self._goodbye = False
         self._dropped = 0
+
+    def half_closes(self) -> bool:
+        """See `transports.Receiver`."""
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         """The transport's call: records, cut anywhere."""

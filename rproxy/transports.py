@@ -1,6 +1,6 @@
 """TCP and unix transports with a straight way from the socket to the protocol.
 
-`Accepted` is made by `services.listeners`; `upstream.outbound` has the one that connects. They keep Twisted's
+`Accepted` is made by `services.accepting`; `upstream.outbound` has the one that connects. They keep Twisted's
 contract (`ITCPTransport`, producers, half-close, the order of calls into the protocol) without
 inheriting from its transports, so that they can be compiled. What is spared: `write` tries the
 socket before it queues, where Twisted's waits for the next turn of the loop and pays two
@@ -70,11 +70,15 @@ class Mover:
 @trait
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Receiver:
-    """A protocol of this program: `pass_on` finds its `dataReceived` at once."""
+    """A protocol that is asked without looking anything up. Only compiled classes may name it as a base."""
 
     def dataReceived(self, data: bytes) -> None:
         """As `IProtocol.dataReceived`."""
         raise NotImplementedError
+
+    def half_closes(self) -> bool:
+        """Whether it provides `IHalfCloseableProtocol`."""
+        return True
 
 
 def pass_on(protocol: Any, data: bytes) -> None:
@@ -111,10 +115,7 @@ class Stream:
         self.streamingProducer = self.producerPaused = False
         self._half_closing = self._half_closed = self._aborting = self._broken = False
         self.under_tls = False
-        """Whether `startTLS` was called: what the protocol reads and writes is not what the socket does.
-
-        The transport has another class then. Compiled callers that know it as a `Stream` would pass by that
-        class's methods, so they look here first, see `write`."""
+        """Whether `startTLS` was called, as `TLS` says: the protocol's bytes are not the socket's."""
 
     def fileno(self) -> int:
         """The reactor's call."""
@@ -408,6 +409,8 @@ class Accepted(Stream):
 
 def half_closer(protocol: Any) -> Any:
     """The protocol as one that is told of half-closes, or None."""
+    if isinstance(protocol, Receiver):
+        return protocol if protocol.half_closes() else None
     return protocol if _half_closes(type(protocol)) else HALF_CLOSEABLE(protocol, None)
 
 
@@ -422,7 +425,7 @@ def is_plain(transport: Any) -> bool:
 
 def write(transport: Any, data: bytes) -> None:
     """Call `write` of any transport."""
-    if isinstance(transport, Stream) and not transport.under_tls:
+    if isinstance(transport, Stream):
         transport.write(data)
     else:
         transport.write(data)

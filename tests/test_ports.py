@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -66,6 +68,32 @@ def test_a_factory_that_takes_our_addresses_gets_them(place: Hands) -> None:
     made.takes_inet = True  # type: ignore[attr-defined]
     pair = Pair(place, made, Made())
     assert made.addresses == [Inet("127.0.0.1", pair.calling.getHost().port)]
+
+
+def test_a_port_serves_by_the_factory_and_the_transport_that_it_has_now(place: Hands) -> None:
+    class Other(Server):
+        pass
+
+    first, second = Made(), Made()
+    pair = Pair(place, first, Made())
+    pair.port.factory, pair.port.transport = second, Other
+    with socket.create_connection(("127.0.0.1", pair.port.getHost().port)):
+        place.until(lambda: second.addresses)
+        assert (len(first.addresses), pair.port.sessionno) == (1, 2)
+        (served,) = place.selectables() - {pair.port, pair.serving, pair.calling}
+        assert type(served) is Other
+
+
+def test_a_port_that_was_closed_is_freed_at_once(place: Hands) -> None:
+    port = place.reactor.listenTCP(0, Made(), interface="127.0.0.1")
+    gone(place, port)
+    kept = ref(port)
+    gc.disable()
+    try:
+        del port
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_connection_that_nobody_wants_is_closed(place: Hands) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from termios import TIOCOUTQ
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from rproxy.transports import Accepted, in_kernel, unacknowledged
+from rproxy.transports import Accepted, Receiver, in_kernel, unacknowledged
 from tests.fakes import Loop, Remembering, Unreliable, open_files
 
 
@@ -361,3 +363,23 @@ def test_a_pull_producer_is_asked_once_for_each_time_that_all_is_sent(kind: Any,
     pair.loop.spin()
     assert (pair.read(), producer.left) == (b"x" * 3000, 0)
     pair.close()
+
+
+def kinds(kind: type) -> Iterator[type]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from kinds(each)
+
+
+def test_every_receiver_says_of_half_closes_what_it_declares() -> None:
+    for module in ("tls", "relay", "downstream.peek", "downstream.terminate", "downstream.mutual"):
+        import_module(f"rproxy.{module}")
+    for module in ("downstream.http_factory", "upstream.http_client", "upstream.http2_client"):
+        import_module(f"rproxy.{module}")
+    found = set(kinds(Receiver))
+    assert {"Peek", "HttpServer", "Http2Server", "Http1Client", "Http2Client", "Downstream", "ByHalves"} <= {
+        each.__name__ for each in found
+    }
+    for each in found:
+        told: Any = each
+        assert told.half_closes(told.__new__(told)) == IHalfCloseableProtocol.implementedBy(each), each

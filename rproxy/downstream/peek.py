@@ -59,7 +59,7 @@ class PeekFactory:
     """
 
     takes_inet: ClassVar[bool] = True
-    """Tells `services.listeners` that no Twisted address has to be made for each connection."""
+    """Tells `services.accepting` that no Twisted address has to be made for each connection."""
 
     def __init__(
         self,

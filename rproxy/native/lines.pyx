@@ -2,7 +2,7 @@
 """`lines.py` in C: one pass over the bytes, one string made of them."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcpy
+from libc.string cimport memchr, memcpy
 
 cdef extern from "Python.h":
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 largest)
@@ -16,6 +16,9 @@ cdef enum:
     # Fields, the path twice; and the signs and digits between them.
     _FIELDS = 12
     _FRAME = 64
+    # Of a connection: all its text, and besides three numbers and the names of all.
+    _TEXT = 3072
+    _NUMBERS = 256
 
 # What stands in a line as it is: 2 in a word, 1 only where spaces may be.
 cdef unsigned char KINDS[256]
@@ -107,3 +110,55 @@ cdef inline Py_ssize_t _before_query(const char* path, Py_ssize_t size) noexcept
         if path[at] == 63:
             return at
     return size
+
+
+cdef inline char* _number(char* place, unsigned long long number) noexcept:
+    cdef char digits[24]
+    cdef int at = 24
+    while True:
+        at -= 1
+        digits[at] = 48 + number % 10
+        number //= 10
+        if not number:
+            break
+    return _sign(place, &digits[at], 24 - at)
+
+
+def connection_line(str stamp not None, str host not None, int port, str user not None, str name not None,
+                    str app not None, str peer not None, unsigned long long received, unsigned long long sent,
+                    double seconds, str reason not None):
+    cdef char line[_TEXT + _NUMBERS]
+    cdef char* place = line
+    cdef Py_ssize_t size = 0
+    cdef unsigned long long count
+    cdef int digit
+    cdef bint v6
+    for part in (stamp, host, user, name, app, peer, reason):
+        if not PyUnicode_IS_COMPACT_ASCII(part):
+            return None
+        size += PyUnicode_GET_LENGTH(part)
+    # A clock that jumps so far is a mistake, and what does not fit into the number would be another.
+    if size > _TEXT or not seconds < 1e12:
+        return None
+    v6 = port >= 0 and memchr(PyUnicode_1BYTE_DATA(host), 58, PyUnicode_GET_LENGTH(host)) is not NULL
+    place = _sign(_text(place, stamp), b" client=", 8)
+    place = _sign(place, b"[", v6)
+    place = _sign(_text(place, host), b"]", v6)
+    if port >= 0:
+        place = _number(_sign(place, b":", 1), port)
+    place = _sign(_text(place, user), b" name=", 6)
+    place = _sign(_text(place, name), b" app=", 5)
+    place = _sign(_text(place, app), b" peer=", 6)
+    place = _sign(_text(place, peer), b" received=", 10)
+    place = _sign(_number(place, received), b" sent=", 6)
+    place = _sign(_number(place, sent), b" seconds=", 9)
+    count = <unsigned long long>(seconds * 1000.0 + 0.5) if seconds > 0 else 0
+    place = _sign(_number(place, count // 1000), b".000 reason=", 12)
+    count %= 1000
+    for digit in range(3):
+        place[-9 - digit] = 48 + count % 10
+        count //= 10
+    place = _sign(_text(place, reason), b"\n", 1)
+    made = PyUnicode_New(place - line, 127)
+    memcpy(PyUnicode_1BYTE_DATA(made), line, place - line)
+    return made

@@ -1,4 +1,4 @@
-"""Accepting, receiving, sending without waiting. For `transports` and `services.listeners`; see `native`.
+"""Accepting, receiving, sending without waiting. For `transports` and `services.accepting`; see `native`.
 
 Measured by `h1` in bench/: what the socket module does around a system call costs as much as the call's
 own way into the kernel.

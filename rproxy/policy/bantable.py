@@ -11,11 +11,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from rproxy.errors import Banned
 from rproxy.policy.networks import UNIX, NetworkSet
-from rproxy.watcher import watcher_of
 from rproxy.wire.address import inet
 
 EVER: Final = float("inf")
@@ -175,26 +173,6 @@ class BanTable:
             return EVER
         block = self._blocks.get(number >> 64)
         return NEVER if block is None else self._until[block]
-
-
-class BanCheck:
-    """What gates ask. It stays the same one where `table`, the bans there are, becomes another."""
-
-    def __init__(self, clock: Any, table: BanTable) -> None:
-        self._watcher, self.table = watcher_of(clock), table
-        self.refused = 0
-        """Connections and requests that were turned away."""
-
-    def banned(self, host: str) -> bool:
-        """Whether this address is banned now; canonical text."""
-        table = self.table
-        return not table.is_unsaid(host) and table.bans(host, self._watcher.seconds())
-
-    def check(self, host: str) -> None:
-        """Raises `Banned`, and counts it."""
-        if self.banned(host):
-            self.refused += 1
-            raise Banned("on the ban list")
 
 
 class _Ranges:

@@ -30,14 +30,17 @@ _Socket: Final[Any] = socket.SocketType  # of the C class: Python's own inherits
 class Accepting:
     """What a port does with those who connect; `batch` is how many it accepts the next time at most."""
 
-    def __init__(self, port: Any, sock: Any, factory: Any, reactor: Any) -> None:
+    def __init__(self, port: Any) -> None:
         """`port` has the listening socket, and knows how to `sit_out`."""
-        self._port, self._factory, self._reactor = port, factory, reactor
+        self._port, self._reactor, sock = port, port.reactor, port.socket
         self._family, self._type, self._proto = int(sock.family), int(sock.type), int(sock.proto)
-        self._takes_inet = bool(getattr(factory, "takes_inet", False))
-        self._number = -1
+        self._serve_by(port.factory)
         self._short = False
         self.batch: int = ACCEPTS
+
+    def _serve_by(self, factory: Any) -> None:
+        self._factory: Any = factory
+        self._takes_inet: bool = getattr(factory, "takes_inet", False)
 
     def accept(self) -> None:
         """Serve those who are there."""
@@ -70,7 +73,6 @@ class Accepting:
         if protocol is None:
             accepted.close()
             return
-        self._number += 1
         try:
             transport = self._transport(accepted, protocol, name)
         except BaseException:
@@ -83,8 +85,8 @@ class Accepting:
             transport.cut()
             raise
 
-    def _transport(self, accepted: Any, protocol: Any, name: Any) -> Accepted:
-        return Accepted(accepted, protocol, name, self._port, self._number, self._reactor)
+    def _transport(self, accepted: Any, protocol: Any, name: Any) -> Any:
+        return Accepted(accepted, protocol, name, self._port, 0, self._reactor)
 
     def _address(self, name: Any) -> Any:
         kind = address.IPv4Address if len(name) == 2 else address.IPv6Address

@@ -15,13 +15,14 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from rproxy.interfaces import Arrival
+from rproxy.native.lines import connection_line
 from rproxy.services.lines import BATCH as BATCH
 from rproxy.services.lines import FLUSH_EVERY as FLUSH_EVERY
 from rproxy.services.lines import LineBatch
 from rproxy.services.lines import Sink as Sink
 from rproxy.services.lines import to_descriptor as to_descriptor
 from rproxy.watcher import watcher_of
-from rproxy.wire.address import Address, Inet
+from rproxy.wire.address import Inet
 
 log: Final = Logger(__name__)
 
@@ -31,6 +32,7 @@ MOST_SHOWN: Final = 256
 MOST_KEPT: Final = 1024
 """Names of apps and peers kept as they are written."""
 
+_fast: Final = connection_line
 _UNSAFE: Final = re.compile(r"[^!#-\[\]-~]")
 
 
@@ -68,11 +70,16 @@ class ConnectionLog:
         reason: str,
     ) -> None:
         """The line of a connection; `user` stands behind the client, escaped and with its name."""
-        # Joined by hand: an f-string is compiled to a call of `str.format` for each of its parts.
-        words = [self._now(), " client=", _client(arrival.client), user, " name=", _name(arrival)]
-        words += [" app=", kept(app), " peer=", kept(peer), " received=", str(received), " sent=", str(sent)]
-        words += [" seconds=", _thousandths(seconds), " reason=", reason, "\n"]
-        self._batch.add("".join(words))
+        client, stamp, name = arrival.client, self._now(), _name(arrival)
+        if isinstance(client, Inet):
+            host, port = client[0], client[1]
+        else:
+            host, port = escaped(str(client)), -1
+        app, peer = kept(app), kept(peer)
+        line = _fast(stamp, host, port, user, name, app, peer, received, sent, seconds, reason)
+        if line is None:
+            line = _line(stamp, host, port, user, name, app, peer, received, sent, seconds, reason)
+        self._batch.add(line)
 
     def flush(self) -> None:
         """Hand the waiting lines to the sink."""
@@ -86,17 +93,26 @@ class ConnectionLog:
         return self._stamp
 
 
-def _thousandths(seconds: float) -> str:
-    """As `{:.3f}` has it; a clock that was set back makes it nothing."""
+def _line(
+    stamp: str,
+    host: str,
+    port: int,
+    user: str,
+    name: str,
+    app: str,
+    peer: str,
+    received: int,
+    sent: int,
+    seconds: float,
+    reason: str,
+) -> str:
+    """What `native.lines` writes where it is compiled; a clock that was set back makes `seconds` nothing."""
+    client = host if port < 0 else str(Inet(host, port))
     count = int(max(0.0, seconds) * 1000.0 + 0.5)
-    return str(count // 1000) + "." + str(1000 + count % 1000)[1:]
-
-
-def _client(client: Address) -> str:
-    if not isinstance(client, Inet):
-        return escaped(str(client))
-    host: str = client[0]
-    return str(client) if ":" in host else host + ":" + str(client[1])
+    return (
+        f"{stamp} client={client}{user} name={name} app={app} peer={peer} received={received} sent={sent} "
+        f"seconds={count // 1000}.{count % 1000:03d} reason={reason}\n"
+    )
 
 
 def _name(arrival: Arrival) -> str:

@@ -16,7 +16,8 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from rproxy.errors import ConfigError
-from rproxy.policy.bantable import EVER, BanCheck, Network, read_network
+from rproxy.policy.bantable import EVER, Network, read_network
+from rproxy.services.bancheck import BanCheck
 from rproxy.services.banfile import (
     JAILED,
     MOST_BANS,

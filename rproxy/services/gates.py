@@ -17,11 +17,11 @@ from zope.interface import classImplements
 from rproxy.downstream.admission import Gate as ConnectionGate
 from rproxy.errors import Denied, RateLimited, Refusal
 from rproxy.interfaces import Lease, arrival_of
-from rproxy.policy.bantable import BanCheck
 from rproxy.policy.bucket import client_key
 from rproxy.policy.forwarded import UNKNOWN
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
+from rproxy.services.bancheck import BanCheck
 from rproxy.services.ratelimits import RateLimiter
 from rproxy.sites import Gate as SitesGate
 from rproxy.sites import Route, Site

@@ -56,7 +56,7 @@ class PatientPort(Port):
         super().startListening()
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._accepting = self._accepts(self, self.socket, self.factory, self.reactor)
+        self._accepting = self._accepts(self)
 
     def doRead(self) -> None:
         """The reactor's call: accept what is there."""
@@ -65,7 +65,12 @@ class PatientPort(Port):
     def empty(self) -> None:
         """Accept all that the kernel has queued: closing the socket would reset it."""
         self._accepting.batch = MOST_QUEUED
-        self._accepting.accept()
+        self.doRead()
+
+    def connectionLost(self, reason: Any) -> None:
+        """Twisted's call: the port is closed, and nothing has to wait for the garbage collector."""
+        super().connectionLost(reason)
+        vars(self).pop("_accepting", None)
 
     def sit_out(self) -> None:
         """There is no room for another connection: wait for a moment."""

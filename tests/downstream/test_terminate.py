@@ -20,6 +20,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from rproxy.deadlines import Deadlines
+from rproxy.downstream.admission import Admission
 from rproxy.downstream.peek import PeekFactory
 from rproxy.downstream.terminate import HTTP1, Terminate, choose
 from rproxy.errors import NoCommonProtocol
@@ -38,7 +39,7 @@ GOOD, OTHER = make("example.org"), make("other.example", number=1)
 Cut = Callable[[bytes], Iterable[bytes]]
 
 
-class NoLimits:
+class NoLimits(Admission):
     def admit(self, lease: Lease) -> None:
         pass
 

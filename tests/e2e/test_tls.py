@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from rproxy.deadlines import Deadlines
+from rproxy.downstream.admission import Admission
 from rproxy.downstream.peek import PeekFactory
 from rproxy.downstream.terminate import HTTP1, Terminate
 from rproxy.interfaces import Arrival, Lease
@@ -39,7 +40,7 @@ EC, RSA, OTHER = make("example.org"), make("example.org", key="rsa"), make("othe
 DER = Encoding.DER
 
 
-class NoLimits:
+class NoLimits(Admission):
     def admit(self, lease: Lease) -> None:
         pass
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rproxy.services.access import _line
 from rproxy.services.requestlog import PHRASES, VERSIONS, Client, Served, _rpxy
 from rproxy.wire.address import Inet
 from tests.native.twins import Twins, outcome, patient
@@ -195,3 +196,88 @@ def test_what_is_made_belongs_to_nobody_else(lines: Twins) -> None:
     assert {sys.getrefcount(made[at]) for at in range(1000)} == {2}
     assert [lines.compiled.plain_line(*refused) for _ in range(1000)] == [None] * 1000
     assert [sys.getrefcount(each) for each in (*line, *refused)] == before
+
+
+# -- of the connection log
+
+
+class Ended(NamedTuple):
+    """What `connection_line` is called with."""
+
+    stamp: str = STAMP + "Z"
+    host: str = "192.0.2.7"
+    port: int = 1234
+    user: str = " user=ann@ops"
+    name: str = "a.test"
+    app: str = "site"
+    peer: str = "10.0.0.5:8080"
+    received: int = 517
+    sent: int = 1 << 40
+    seconds: float = 1.2345
+    reason: str = "closed"
+
+
+def ended(lines: Twins, line: Ended) -> str | None:
+    """The same as the slow one's, or none where it has too much."""
+    made: str | None = lines.compiled.connection_line(*line)
+    texts = [part for part in line if isinstance(part, str)]
+    short = sum(map(len, texts)) <= 3072 and line.seconds < 1e12
+    assert (made is not None) == (short and all(map(str.isascii, texts))), line
+    if made is not None:
+        assert type(made) is str
+        assert made == _line(*line)
+    return made
+
+
+def test_the_python_one_leaves_connections_to_their_log(lines: Twins) -> None:
+    assert lines.python.connection_line(*Ended()) is None
+
+
+def test_the_line_of_a_connection(lines: Twins) -> None:
+    assert ended(lines, Ended()) == (
+        "2026-01-02T03:04:05Z client=192.0.2.7:1234 user=ann@ops name=a.test app=site peer=10.0.0.5:8080"
+        " received=517 sent=1099511627776 seconds=1.235 reason=closed\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "shown"),
+    [
+        ("192.0.2.7", 0, "192.0.2.7:0"),
+        ("2001:db8::1", 65535, "[2001:db8::1]:65535"),
+        ("fe80::1%eth0", 1, "[fe80::1%eth0]:1"),
+        ("unix:", -1, "unix:"),
+        ("unix:/run/a", -1, "unix:/run/a"),
+    ],
+)
+def test_clients_of_all_kinds(lines: Twins, host: str, port: int, shown: str) -> None:
+    assert f" client={shown} user=" in (ended(lines, Ended(host=host, port=port)) or "")
+
+
+@pytest.mark.parametrize("name", ["stamp", "host", "user", "name", "app", "peer", "reason"])
+@pytest.mark.parametrize("value", ["", "x" * 2900, "x" * 3072, "\xe9", "\u20ac"])
+def test_each_text_of_a_connection(lines: Twins, name: str, value: str) -> None:
+    ended(lines, Ended()._replace(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.0, -0.0, -1.0, 0.0004999, 0.0005, 0.9995, 59.9999, 1e9, 999999999999.0, 1e12, float("-inf")]
+)
+def test_seconds_are_thousandths_and_never_less_than_none(lines: Twins, seconds: float) -> None:
+    ended(lines, Ended(seconds=seconds))
+
+
+def test_what_is_no_time_is_left_to_the_log(lines: Twins) -> None:
+    assert lines.compiled.connection_line(*Ended(seconds=float("nan"))) is None
+
+
+TEXT = st.text(st.characters(max_codepoint=255), max_size=40)
+COUNT = st.integers(0, (1 << 63) - 1)
+
+
+@patient
+@given(
+    st.builds(Ended, *[TEXT] * 2, st.integers(-1, 65535), *[TEXT] * 4, COUNT, COUNT, st.floats(0, 1e9), TEXT)
+)
+def test_any_connection(lines: Twins, line: Ended) -> None:
+    ended(lines, line)

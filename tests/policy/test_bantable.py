@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 
-from rproxy.errors import Banned
-from rproxy.policy.bantable import EVER, MOST_KNOWN, BanCheck, BanTable, client_network, read_network
+from rproxy.policy.bantable import EVER, MOST_KNOWN, BanTable, client_network, read_network
 
 NOW = 1_800_000_000.0
 
@@ -127,20 +125,6 @@ def test_few_addresses_are_remembered() -> None:
     for number in range(3 * MOST_KNOWN):
         assert not it.bans(f"10.0.{number >> 8}.{number & 255}", NOW)
     assert len(it._unsaid) <= MOST_KNOWN
-
-
-def test_the_check_goes_by_the_clock_and_by_another_list_at_once() -> None:
-    clock = Clock()
-    check = BanCheck(clock, table("192.0.2.7", until=5.0))
-    with pytest.raises(Banned):
-        check.check("192.0.2.7")
-    clock.advance(5.0)
-    check.check("192.0.2.7")
-    check.check("192.0.2.8")
-    check.table = table("192.0.2.8")
-    with pytest.raises(Banned):
-        check.check("192.0.2.8")
-    assert check.refused == 2
 
 
 def test_nobody_is_banned_where_there_are_no_bans() -> None:

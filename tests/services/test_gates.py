@@ -10,11 +10,12 @@ from twisted.internet.task import Clock
 
 from rproxy.errors import Banned, Denied, RateLimited, Refusal, TooMany
 from rproxy.interfaces import Arrival, Lease
-from rproxy.policy.bantable import EVER, BanCheck, BanTable, read_network
+from rproxy.policy.bantable import EVER, BanTable, read_network
 from rproxy.policy.bucket import Allowance
 from rproxy.policy.forwarding import ClientFacts
 from rproxy.policy.networks import NetworkSet
 from rproxy.policy.paths import PathTable
+from rproxy.services.bancheck import BanCheck
 from rproxy.services.gates import MOST_KNOWN, AppGate, Gate, Gated, Lists, RequestGate
 from rproxy.services.ratelimits import RateLimiter
 from rproxy.sites import Route, Site
