@@ -19,6 +19,9 @@ from tests.e2e.streams import Backend
 LONGEST = 80
 """Seconds that one test may take; most take less than one."""
 
+# A shell's background jobs ignore it, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Peer = Callable[[str], str]
 Serving = Callable[..., Backend]
 

@@ -40,10 +40,18 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
     return value
 
 
+WORKERS = 16
+"""More than anybody starts."""
+
+
 def free_port() -> int:
-    """A TCP port that nobody has, below those that the kernel gives to outgoing connections."""
+    """A TCP port that nobody has, below those that the kernel gives to outgoing connections.
+
+    pytest's workers each have ports of their own: two of them might find the same one free.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS
     while True:
-        port = random.randrange(20000, 32000)
+        port = random.randrange(20000 + worker, 32000, WORKERS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
