@@ -82,7 +82,7 @@ class Receiver:
 
 
 def pass_on(protocol: Any, data: bytes) -> None:
-    """Call `dataReceived` of any protocol."""
+    """Call `dataReceived` of any protocol. Compiled, the first way is a call and the second a look-up."""
     if isinstance(protocol, Receiver):
         protocol.dataReceived(data)
     else:
@@ -424,7 +424,7 @@ def is_plain(transport: Any) -> bool:
 
 
 def write(transport: Any, data: bytes) -> None:
-    """Call `write` of any transport."""
+    """Call `write` of any transport; see `pass_on` for why there are two ways."""
     if isinstance(transport, Stream):
         transport.write(data)
     else:
