@@ -10,13 +10,35 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import mypyc_attr, trait
 from twisted.internet.interfaces import IAddress
 from zope.interface import classImplements
 
 from rproxy.wire.address import Address, Unix, inet
 from rproxy.wire.clienthello import ClientHello
 from rproxy.wire.proxyheader import ProxyHeader
+
+
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Receiver:
+    """A protocol that is asked without looking anything up. Only compiled classes may name it as a base."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """As `IProtocol.dataReceived`."""
+        raise NotImplementedError
+
+    def half_closes(self) -> bool:
+        """Whether it provides `IHalfCloseableProtocol`."""
+        return True
+
+
+def pass_on(protocol: Any, data: bytes) -> None:
+    """Call `dataReceived` of any protocol. Compiled, the first way is a call and the second a look-up."""
+    if isinstance(protocol, Receiver):
+        protocol.dataReceived(data)
+    else:
+        protocol.dataReceived(data)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

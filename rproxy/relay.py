@@ -19,10 +19,10 @@ from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
 from rproxy.errors import Refusal
-from rproxy.interfaces import Arrival, Journal, arrival_of, local_of
+from rproxy.interfaces import Arrival, Journal, Receiver, arrival_of, local_of
 from rproxy.parting import Parting, end_half
 from rproxy.splice import Pipes, Pump
-from rproxy.transports import Receiver, close, cut, in_kernel, is_plain, unacknowledged, unsent_of
+from rproxy.transports import close, cut, in_kernel, is_plain, unacknowledged, unsent_of
 from rproxy.upstream.connect import Dial
 from rproxy.upstream.peer import Group, Peer
 from rproxy.watcher import watcher_of

@@ -25,9 +25,10 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.deadlines import Deadline, Deadlines
+from rproxy.interfaces import Receiver, pass_on
 from rproxy.native.tlsbytes import MOST, NONE, WANT_READ, ZERO_RETURN, Records
 from rproxy.openssl import Scratch, words_of
-from rproxy.transports import Receiver, close, pass_on, unacknowledged, unsent_of
+from rproxy.transports import close, unacknowledged, unsent_of
 from rproxy.wrapping import Wrapping
 
 HANDSHAKE: Final = 10.0
@@ -97,7 +98,7 @@ class TLSTransport(Wrapping, Receiver):
         return "TLS"
 
     def half_closes(self) -> bool:
-        """See `transports.Receiver`: not by itself, see `ByHalves`."""
+        """See `interfaces.Receiver`: not by itself, see `ByHalves`."""
         return False
 
     def makeConnection(self, transport: Any) -> None:
@@ -376,7 +377,7 @@ class ByHalves(TLSTransport):
         self._dropped = 0
 
     def half_closes(self) -> bool:
-        """See `transports.Receiver`."""
+        """See `interfaces.Receiver`."""
         return True
 
     def dataReceived(self, data: bytes) -> None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 
-from mypy_extensions import mypyc_attr, trait
+from mypy_extensions import mypyc_attr
 from twisted.internet import address, main
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
@@ -34,6 +34,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements
 
+from rproxy.interfaces import Receiver, pass_on
 from rproxy.native import sockets
 from rproxy.watcher import watcher_of
 
@@ -65,28 +66,6 @@ class Mover:
 
     def writable(self) -> Any:
         """As `doWrite` of the transport it is set as `writes` of."""
-
-
-@trait
-@mypyc_attr(allow_interpreted_subclasses=True)
-class Receiver:
-    """A protocol that is asked without looking anything up. Only compiled classes may name it as a base."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """As `IProtocol.dataReceived`."""
-        raise NotImplementedError
-
-    def half_closes(self) -> bool:
-        """Whether it provides `IHalfCloseableProtocol`."""
-        return True
-
-
-def pass_on(protocol: Any, data: bytes) -> None:
-    """Call `dataReceived` of any protocol. Compiled, the first way is a call and the second a look-up."""
-    if isinstance(protocol, Receiver):
-        protocol.dataReceived(data)
-    else:
-        protocol.dataReceived(data)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -19,8 +19,9 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
+from rproxy.interfaces import Receiver
 from rproxy.tls import TLSTransport
-from rproxy.transports import Accepted, Receiver, in_kernel, unacknowledged
+from rproxy.transports import Accepted, in_kernel, unacknowledged
 from tests.fakes import Loop, Remembering, Unreliable, open_files
 
 

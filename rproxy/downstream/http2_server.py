@@ -16,9 +16,8 @@ from zope.interface import classImplements
 from rproxy.downstream.http2_stream import Stream
 from rproxy.downstream.http2_turns import Turns
 from rproxy.downstream.http2_watch import Watch
-from rproxy.interfaces import Arrival
+from rproxy.interfaces import Arrival, Receiver
 from rproxy.parting import is_twisteds_tls
-from rproxy.transports import Receiver
 from rproxy.wire.http2 import Http2Codec
 from rproxy.wire.http2_events import (
     Body,

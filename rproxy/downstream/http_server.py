@@ -19,11 +19,11 @@ from rproxy.downstream.refusals import page_of
 from rproxy.downstream.tunnel import open_tunnel
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
-from rproxy.interfaces import Arrival
+from rproxy.interfaces import Arrival, Receiver
 from rproxy.parting import is_twisteds_tls
 from rproxy.relay import End
 from rproxy.sites import Site
-from rproxy.transports import Receiver, close, unacknowledged
+from rproxy.transports import close, unacknowledged
 from rproxy.upstream.http_client import HttpClient
 from rproxy.wire.http1 import RequestReader
 from rproxy.wire.http1_write import response_head

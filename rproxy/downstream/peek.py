@@ -21,8 +21,8 @@ from rproxy.downstream.admission import USUAL, Admission
 from rproxy.downstream.admission import PeekOptions as PeekOptions
 from rproxy.downstream.admission import ProxyPolicy as ProxyPolicy
 from rproxy.errors import BadHello, BadProxyHeader, NotTLS, Refusal, TooMany, TooSlow
-from rproxy.interfaces import Arrival, Journal, Lease, address_of
-from rproxy.transports import Receiver, half_closer, pass_on
+from rproxy.interfaces import Arrival, Journal, Lease, Receiver, address_of, pass_on
+from rproxy.transports import half_closer
 from rproxy.watcher import watcher_of
 from rproxy.wire.address import Address, Inet
 from rproxy.wire.alert import alert_record

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.errors import PeerTimeout, PeerUnreachable, Refusal
-from rproxy.transports import Receiver, unsent_of
+from rproxy.interfaces import Receiver
+from rproxy.transports import unsent_of
 from rproxy.upstream.asking import HttpClient
 from rproxy.upstream.http2_requests import Requests
 from rproxy.upstream.http2_stream import Http2Stream

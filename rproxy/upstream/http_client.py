@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import classImplements
 
 from rproxy.errors import Refusal
+from rproxy.interfaces import Receiver
 from rproxy.policy.forwarding import Memory
-from rproxy.transports import Receiver, unsent_of, write
+from rproxy.transports import unsent_of, write
 from rproxy.upstream.asking import Asking as Asking
 from rproxy.upstream.asking import HttpClient as HttpClient
 from rproxy.upstream.asking import Pool
