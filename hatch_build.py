@@ -124,9 +124,9 @@ TWINS = (
 )
 """Those that have a twin in Cython, which replaces them (ADR 17)."""
 FLAGS = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
-OPTIONS = ["-O3", "-fvisibility=hidden", "-Wno-error"]
+OPTIONS = ["-O3", "-fvisibility=hidden", "-fno-plt", "-Wno-error"]
 """For the C compiler. Functions that nothing outside can replace are called without the linker's table and
-can be inlined. mypyc asks for -Werror, but a new compiler's new warning is no reason to compile nothing."""
+can be inlined, and those of Python's library straight by their address. mypyc asks for -Werror, but a new compiler's new warning is no reason to compile nothing."""
 FAILING = re.compile(
     r"^void (?:CPyError_OutOfMemory|CPy_(?:Raise|AddTraceback|AttributeError|TypeError\w*))\([^;]*", re.M
 )

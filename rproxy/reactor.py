@@ -17,11 +17,10 @@ from twisted.internet import main
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionFdescWentAway
 from twisted.logger import Logger
-from twisted.python import runtime
 from twisted.python.failure import Failure
 
 from rproxy.dialling import Connector, UnixConnector
-from rproxy.native.events import turn, watch
+from rproxy.native import events
 from rproxy.ports import Port, UnixPort, adopted_connection, adopted_port
 from rproxy.transports import DONE, Stream
 from rproxy.transports import END as ENDED
@@ -34,8 +33,14 @@ LOST: Final = Failure(main.CONNECTION_LOST)
 GONE: Final = ConnectionFdescWentAway("Filedescriptor went away")
 IN: Final[int] = EPOLLIN
 OUT: Final[int] = EPOLLOUT
-_seconds: Final[Callable[[], float]] = runtime.seconds
+BOTH: Final[int] = EPOLLIN | EPOLLOUT
 HUNG_UP: Final[int] = EPOLLHUP | EPOLLERR
+LONGEST: Final = 86400.0
+"""Seconds of a wait, at most; epoll's own limit is further away."""
+CANCELLED: Final = 50
+"""Cancelled calls that Twisted keeps in its queue before it looks whether they are half of it."""
+_forget: Final = events.forget
+_now: Final[Callable[[], float]] = events.now
 
 
 class Loop(Watcher):
@@ -48,12 +53,42 @@ class Loop(Watcher):
         self._selectables: dict[int, Any] = reactor._selectables
         self._reads: set[int] = reactor._reads
         self._writes: set[int] = reactor._writes
-        self._serves = self._serve, self._disown, self._failed
+        self._state: dict[str, Any] = reactor.__dict__
+        self._serves = _read, self._serve, self._disown, self._failed
+        # Of `native.events`; what stands for an epoll object in a test is asked by others.
+        self.turns: Callable[..., None] = events.turn
+        self.adds: Callable[..., bool] = events.add
+        self.removes: Callable[..., bool] = events.remove
+
+    def run(self) -> None:
+        """Turns, for as long as the reactor runs; what raises is raised."""
+        reactor = self._reactor
+        while reactor._started:
+            self.turn(self._wait())
+
+    def _wait(self) -> float:
+        """Do what is due by now and is no event, and give the seconds until there is more.
+
+        Twisted's own methods look for it twice in every turn, which costs as much as half a request; they are
+        asked when there is something.
+        """
+        state = self._state
+        if not (state["threadCallQueue"] or state["_newTimedCalls"] or state["_justStopped"]):
+            calls: list[Any] = state["_pendingTimedCalls"]
+            cancelled: int = state["_cancellations"]
+            if cancelled <= CANCELLED or cancelled <= len(calls) >> 1:
+                wait: float = calls[0].time - _now() if calls else LONGEST
+                if wait > 0:
+                    return 0.0 if not state["running"] else wait if wait < LONGEST else LONGEST
+        reactor = self._reactor
+        reactor.runUntilCurrent()
+        until = reactor.timeout()
+        return 0.0 if not reactor.running else LONGEST if until is None else until
 
     def turn(self, wait: float) -> None:
         """Wait for events, at most so many seconds (below 0: for ever), and deliver them."""
-        serve, disown, failed = self._serves
-        turn(self.poller, self._number, wait, self._selectables, Stream, serve, disown, failed)
+        read, serve, disown, failed = self._serves
+        self.turns(self.poller, self._number, wait, self._selectables, Stream, read, serve, disown, failed)
 
     def _disown(self, descriptor: int) -> None:
         """An event of nobody's: a copy of what was closed is open somewhere, and would tell for ever."""
@@ -112,57 +147,52 @@ class Loop(Watcher):
 
     def seconds(self) -> float:
         """See `Watcher`; so for the others."""
-        return _seconds()
+        return _now()
 
     def add_reader(self, number: int, reader: Any) -> bool:  # noqa: D102
-        if number in self._reads:
-            return True
-        if number in self._writes:
-            self.poller.modify(number, IN | OUT)
-        elif not watch(self.poller, self._number, number, IN):
-            return False
-        self._reads.add(number)
-        self._selectables[number] = reader
-        return True
+        return self.adds(
+            self.poller,
+            self._number,
+            self._reads,
+            self._writes,
+            self._selectables,
+            number,
+            reader,
+            IN,
+            BOTH,
+        )
 
     def add_writer(self, number: int, writer: Any) -> bool:  # noqa: D102
-        if number in self._writes:
-            return True
-        if number in self._reads:
-            self.poller.modify(number, IN | OUT)
-        elif not watch(self.poller, self._number, number, OUT):
-            return False
-        self._writes.add(number)
-        self._selectables[number] = writer
-        return True
+        return self.adds(
+            self.poller,
+            self._number,
+            self._writes,
+            self._reads,
+            self._selectables,
+            number,
+            writer,
+            OUT,
+            BOTH,
+        )
 
     def remove_reader(self, number: int, reader: Any) -> bool:  # noqa: D102
-        if number not in self._reads:
-            return number in self._writes
-        if number in self._writes:
-            self.poller.modify(number, OUT)
-        else:
-            del self._selectables[number]
-            self.poller.unregister(number)
-        self._reads.remove(number)
-        return True
+        return self.removes(
+            self.poller, self._number, self._reads, self._writes, self._selectables, number, OUT
+        )
 
     def remove_writer(self, number: int, writer: Any) -> bool:  # noqa: D102
-        if number not in self._writes:
-            return number in self._reads
-        if number in self._reads:
-            self.poller.modify(number, IN)
-        else:
-            del self._selectables[number]
-            self.poller.unregister(number)
-        self._writes.remove(number)
-        return True
+        return self.removes(
+            self.poller, self._number, self._writes, self._reads, self._selectables, number, IN
+        )
 
     def forget(self, number: int, selectable: Any) -> None:
         """See `Watcher`; closing it is all that epoll has to know."""
-        self._reads.discard(number)
-        self._writes.discard(number)
-        self._selectables.pop(number, None)
+        _forget(self._reads, self._writes, self._selectables, number)
+
+
+def _read(stream: Stream) -> Any:
+    """`doRead`, found at once."""
+    return stream.doRead()
 
 
 @mypyc_attr(native_class=False)
@@ -176,6 +206,14 @@ class ProxyReactor(EPollReactor):
         """Twisted's call, before anything else is watched, and once its own tables are there."""
         self.watcher = Loop(self)
         super().installWaker()
+
+    def mainLoop(self) -> None:
+        """Twisted's call, from `run`: returns when the reactor has stopped."""
+        while self._started:
+            try:
+                self.watcher.run()
+            except BaseException:  # as Twisted's
+                log.failure("Unexpected error in main loop")
 
     def doPoll(self, timeout: float | None) -> None:
         """As `doIteration`, under the name that Twisted's epoll reactor has for it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from mypy_extensions import mypyc_attr
@@ -140,6 +139,7 @@ class Sites:
         """`folder` serves clear-text requests for names that are not in `clear`, before `default` does."""
         self._secure, self._clear = NameTable(secure), NameTable(clear)
         self._default, self._check_sni, self._folder = default, check_sni, folder
+        self._names: dict[bytes, str] = {}
         self.gate: Gate | None = None
         """Who may ask, where that is limited; set before the first request."""
 
@@ -152,7 +152,7 @@ class Sites:
         """
         gate = self.gate if facts is not None else None
         client = gate.client(facts, request.headers) if gate is not None and facts is not None else ""
-        name = host_name(request.authority)
+        name = self._name_in(request.authority)
         site = (self._secure if secure else self._clear).find(name) if name else None
         if secure and self._check_sni and name != arrival.server_name:
             _check_names(site, name, arrival, self._secure)
@@ -176,6 +176,17 @@ class Sites:
             raise _by(site, NoRoute(site.app))
         return site, route, forced
 
+    def _name_in(self, authority: bytes) -> str | None:
+        """`host_name`, which most requests share with earlier ones."""
+        name = self._names.get(authority)
+        if name is None:
+            name = host_name(authority)
+            if name is not None and len(authority) <= LONGEST:
+                if len(self._names) >= MOST_NAMES:
+                    self._names.clear()
+                self._names[authority] = name
+        return name
+
     def _in_folder(self, request: Request) -> tuple[Site, Route] | None:
         """One trailing dot is as good as none here (D-2): the folder has no names that differ in it.
 
@@ -193,10 +204,6 @@ class Sites:
 
 def host_name(authority: bytes) -> str | None:
     """The canonical name in a Host field or an authority; None for an IP literal or an impossible name."""
-    return _kept_name(authority) if len(authority) <= LONGEST else _name(authority)
-
-
-def _name(authority: bytes) -> str | None:
     if authority[:1] == b"[":
         return None
     return from_wire(authority.partition(b":")[0])
@@ -256,4 +263,3 @@ def _redirect(site: Site, request: Request, name: str | None) -> Redirect | Unkn
 
 # Looked up once: in 3.11 a member of an Enum costs as much as a call.
 _LENGTH: Final = Framing.LENGTH
-_kept_name: Final = lru_cache(MOST_NAMES)(_name)

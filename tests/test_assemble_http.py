@@ -70,6 +70,12 @@ class House:
         self.sockets.append(socket.create_server(("127.0.0.1", 0)))
         return self.sockets[-1]
 
+    def refusing(self) -> socket.socket:
+        """A port that refuses; a closed one might become the next listener's."""
+        self.sockets.append(socket.socket())
+        self.sockets[-1].bind(("127.0.0.1", 0))
+        return self.sockets[-1]
+
     @property
     def location(self) -> str:
         return f'location = "127.0.0.1:{self.backend.getsockname()[1]}"'
@@ -422,8 +428,8 @@ def test_the_cookie_stays_with_the_proxy(house: House) -> None:
 def test_an_app_has_its_own_pages_and_others_have_ours(house: House, tmp_path: Path) -> None:
     page = tmp_path / "gone.html"
     page.write_text("<p>mine {status}")
+    house.backend = house.refusing()
     house.use(PORTS + house.app(f'error_pages = {{ 5xx = "{page}" }}') + house.app("", "", "b", '"b.test"'))
-    house.backend.close()
     html = b"Accept: text/html\r\n"
     assert body_of(house.answer(b"a.test", html)).startswith(b"<p>mine 502")
     for host, status in ((b"b.test", 502), (b"nobody.test", 404)):

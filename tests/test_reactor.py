@@ -67,12 +67,6 @@ class Selectable:
         self.calls.append(f"lost: {reason.type.__name__}")
 
 
-@pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function in ("turn", "watch"):
-        monkeypatch.setattr(f"rproxy.reactor.{function}", one_for(Events, "events", function))
-
-
 @pytest.fixture(params=WAYS, ids=["ours", "Twisted's"])
 def loop(request: Any) -> Iterator[Any]:
     yield from made(request.param)
@@ -96,6 +90,8 @@ def put(poller: Events, reactor: Any) -> None:
     reactor._poller = poller
     if isinstance(reactor, ProxyReactor):
         reactor.watcher.poller = poller
+        for name, function in (("turns", "turn"), ("adds", "add"), ("removes", "remove")):
+            setattr(reactor.watcher, name, one_for(Events, "events", function))
 
 
 def turn(reactor: Any, *events: tuple[int, int]) -> None:

@@ -342,9 +342,15 @@ def test_any_authority_has_a_name_or_none(authority: bytes) -> None:
     assert name is None or name == name.lower()
 
 
-def test_a_host_that_no_name_is_as_long_as_is_not_kept() -> None:
-    """Or a stranger could fill the memory with 1024 heads."""
-    module._kept_name.cache_clear()
-    for authority, kept in [(b"b" * (module.LONGEST + 1), 0), (b"b" * 65536, 0), (b"b" * module.LONGEST, 1)]:
-        assert host_name(authority) is None
-        assert module._kept_name.cache_info().currsize == kept
+def test_names_are_kept_up_to_a_number_and_what_is_none_never() -> None:
+    """Or a stranger could fill the memory with heads."""
+    sites = Sites({}, {}, default=A)
+    kept: dict[bytes, str] = sites._names
+    for no_name in (b"b" * (module.LONGEST + 1), b"b" * 60000, b"[::1]:80", b"-"):
+        assert routed(sites, ask(no_name)) == ("a", None)
+        assert kept == {}
+    for number in range(module.MOST_NAMES):
+        routed(sites, ask(b"%d.test:80" % number))
+    assert len(kept) == module.MOST_NAMES
+    assert routed(sites, ask(b"B.test")) == ("a", None)
+    assert kept == {b"B.test": "b.test"}

@@ -20,13 +20,14 @@ from rproxy.downstream.http_watch import HttpLimits
 from rproxy.errors import Refusal
 from rproxy.exchange import Exchange
 from rproxy.interfaces import Arrival, arrival_of, local_of
-from rproxy.policy.forwarding import ClientFacts
+from rproxy.policy.forwarding import ClientFacts, Origins
 from rproxy.policy.networks import NetworkSet
 from rproxy.sites import Site, Sites
 from rproxy.splice import Pipes
 from rproxy.transports import local_port
 from rproxy.watcher import watcher_of
 from rproxy.wire.address import Inet
+from rproxy.wire.http1_fields import Known
 from rproxy.wire.message import Request
 
 HTTP2: Final = b"h2"
@@ -57,6 +58,7 @@ class Serving:
 
     def __init__(self, sites: Sites, limits: HttpLimits, trusted: NetworkSet) -> None:
         self.sites, self.limits, self.trusted = sites, limits, trusted
+        self._origins = Origins(trusted)
 
     def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
         """What a connection's requests say about their client."""
@@ -64,12 +66,22 @@ class Serving:
         if port < 0:
             local = arrival.local or local_of(transport)
             port = local.port if isinstance(local, Inet) else 0
+        trusted = self.trusted
+        if self._origins.trusted is not trusted:
+            self._origins = Origins(trusted)
         client, shown = arrival.client, arrival.shown
+        origin = self._origins.of(client, secure, port)
         if shown is None:
-            return ClientFacts(client, https=secure, port=port, trusted=self.trusted)
+            return ClientFacts(client, https=secure, port=port, trusted=trusted, origin=origin)
         subject, certificate = shown.told
         return ClientFacts(
-            client, https=secure, port=port, trusted=self.trusted, subject=subject, certificate=certificate
+            client,
+            https=secure,
+            port=port,
+            trusted=trusted,
+            subject=subject,
+            certificate=certificate,
+            origin=origin,
         )
 
 
@@ -94,6 +106,7 @@ class HttpFactory:
         self.watcher = watcher_of(reactor)
         self.deadlines, self.pipes = deadlines, pipes
         self.secure, self.random = secure, random
+        self.known = Known()
 
     def doStart(self) -> None:
         """Nothing to prepare; Twisted's ports call it."""

@@ -5,7 +5,6 @@ A connection is looked at now and then by one lazily set timer; all of a client'
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from rproxy.deadlines import Deadline, Deadlines
@@ -24,7 +23,6 @@ LOOKS: Final = 4
 """Looks at a connection per shortest time limit: a limit is exceeded by at most a quarter."""
 
 
-@dataclass(frozen=True, slots=True)
 class HttpLimits:
     """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none.
 
@@ -32,22 +30,20 @@ class HttpLimits:
     `streams` is how many requests at a time an HTTP/2 connection may have.
     """
 
-    head: float = 20.0
-    keep_alive: float = 75.0
-    body: float = 60.0
-    min_rate: float = 100.0
-    rate_grace: float = 10.0
-    shortest: float = 60.0
-    streams: int = STREAMS
-
-    @property
-    def look_every(self) -> float:
-        """How often a connection has to be looked at."""
-        least = 20.0
-        for limit in (self.head, self.keep_alive, self.body, self.shortest):
-            if limit < least:
-                least = limit
-        return max(0.05, least / LOOKS)
+    def __init__(
+        self,
+        head: float = 20.0,
+        keep_alive: float = 75.0,
+        body: float = 60.0,
+        min_rate: float = 100.0,
+        rate_grace: float = 10.0,
+        shortest: float = 60.0,
+        streams: int = STREAMS,
+    ) -> None:
+        self.head, self.keep_alive, self.body = head, keep_alive, body
+        self.min_rate, self.rate_grace, self.shortest, self.streams = min_rate, rate_grace, shortest, streams
+        self.look_every = max(0.05, min(20.0, head, keep_alive, body, shortest) / LOOKS)
+        """Seconds after which a connection has to be looked at again."""
 
 
 class Watch:

@@ -39,6 +39,21 @@ def accept(sock: Any, number: int) -> tuple[int, Any] | None:
     return made, name
 
 
+def prepare(sock: Any, number: int) -> None:
+    """For a TCP socket with this descriptor: send small pieces at once, and look for dead peers."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def connect(sock: Any, number: int, place: Any) -> int:
+    """Begin to connect the socket with this descriptor, or ask how it goes: the errno of connect(2), or 0.
+
+    `place` is as for `socket.connect`, with an address and no name. Raises `OSError` for what cannot be one.
+    """
+    code: int = sock.connect_ex(place)
+    return code
+
+
 def receive(sock: Any, number: int) -> bytes | Literal[False] | None:
     """At most CHUNK bytes from the socket with this descriptor; empty at its end, None if nothing is there.
 

@@ -4,10 +4,12 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
+from cpython.unicode cimport PyUnicode_AsUTF8
 import os
 from struct import pack
 from _socket import socket as SocketType
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOBUFS, ENOMEM, errno
+from libc.string cimport memset
 
 cdef extern from "Python.h":
     PyObject* FromStringAndSize "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
@@ -20,6 +22,8 @@ cdef extern from "arpa/inet.h" nogil:
     unsigned short ntohs(unsigned short number)
     unsigned int ntohl(unsigned int number)
     const char* inet_ntop(int family, const void* place, char* text, socklen_t size)
+    int inet_pton(int family, const char* text, void* place)
+    unsigned short htons(unsigned short number)
     enum:
         INET6_ADDRSTRLEN
 
@@ -31,6 +35,7 @@ cdef extern from "netinet/in.h" nogil:
     struct in6_addr:
         pass
     struct sockaddr_in:
+        unsigned short sin_family
         unsigned short sin_port
         in_addr sin_addr
     struct sockaddr_in6:
@@ -70,6 +75,12 @@ cdef extern from "sys/socket.h" nogil:
     int c_shutdown "shutdown"(int number, int how)
     int MSG_NOSIGNAL
     int SHUT_WR
+    int c_connect "connect"(int number, const sockaddr* place, unsigned int size)
+    int SO_KEEPALIVE
+
+cdef extern from "netinet/tcp.h" nogil:
+    int TCP_NODELAY
+    int IPPROTO_TCP
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int number, unsigned long question, int* answer)
@@ -100,6 +111,24 @@ cdef inline bint _later(int number) noexcept:
     return number == EAGAIN or number == EINTR or number == ENOBUFS or number == ENOMEM
 
 
+cdef inline object _dotted(const unsigned char* octets):
+    """What inet_ntop writes by way of sprintf."""
+    cdef char text[16]
+    cdef int at = 0, place
+    cdef unsigned char octet
+    for place in range(4):
+        octet = octets[place]
+        if octet >= 100:
+            text[at] = 48 + octet // 100
+            at += 1
+        if octet >= 10:
+            text[at] = 48 + octet // 10 % 10
+            at += 1
+        text[at], text[at + 1] = 48 + octet % 10, 46
+        at += 2
+    return text[:at - 1].decode("ascii")
+
+
 def accept(object sock, int number):
     cdef sockaddr_storage place
     cdef sockaddr_in* four = <sockaddr_in*>&place
@@ -116,8 +145,7 @@ def accept(object sock, int number):
         PyErr_SetFromErrno(OSError)
     try:
         if size and place.ss_family == AF_INET:
-            inet_ntop(AF_INET, &four.sin_addr, text, INET6_ADDRSTRLEN)
-            return made, (text.decode("ascii"), ntohs(four.sin_port))
+            return made, (_dotted(<unsigned char*>&four.sin_addr), ntohs(four.sin_port))
         if size and place.ss_family == AF_INET6 and six.sin6_scope_id == 0:
             inet_ntop(AF_INET6, &six.sin6_addr, text, INET6_ADDRSTRLEN)
             return made, (text.decode("ascii"), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo), 0)
@@ -143,6 +171,34 @@ cdef object _name(object sock, int made):
         return other.getpeername()
     finally:
         other.detach()
+
+
+def prepare(object sock, int number):
+    cdef int one = 1
+    if not _is_socket(sock):
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        sock.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+    elif setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0 \
+            or setsockopt(number, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0:
+        PyErr_SetFromErrno(OSError)
+
+
+def connect(object sock, int number, object place):
+    cdef sockaddr_in four
+    if type(place) is tuple and len(<tuple>place) == 2 and _is_socket(sock) and _four(<tuple>place, &four):
+        return 0 if c_connect(number, <sockaddr*>&four, sizeof(four)) == 0 else errno
+    return sock.connect_ex(place)
+
+
+cdef inline bint _four(tuple place, sockaddr_in* four) except -1:
+    """Whether it is an IPv4 address and a port, as which it is written there."""
+    cdef object host = place[0], port = place[1]
+    if type(host) is not str or type(port) is not int or not 0 <= port <= 65535:
+        return False
+    memset(four, 0, sizeof(sockaddr_in))
+    four.sin_family = AF_INET
+    four.sin_port = htons(<unsigned short>port)
+    return inet_pton(AF_INET, PyUnicode_AsUTF8(host), &four.sin_addr) == 1
 
 
 def receive(object sock, int number):

@@ -23,6 +23,8 @@ from rproxy.wire.message import EMPTY, Block, Fields, Framing, Headers, Pair, Re
 
 MAX_REMEMBERED: Final = 4096
 """Bytes of field values kept per connection: as for the reader, browsers send 600 to 1500 and we add 200."""
+MOST_ORIGINS: Final = 256
+"""Clients of late of which is kept what all their connections have in common: 2 MB at most."""
 
 
 class Memory:
@@ -58,13 +60,53 @@ class Memory:
             self._block = block
 
 
+class Origin:
+    """What one client's connections to one port have in common; never changes, but for its memory."""
+
+    __slots__ = ("forwarded_for", "https", "is_trusted", "memory", "node", "pairs", "port")
+
+    def __init__(self, client: Address, https: bool, port: int, trusted: NetworkSet) -> None:
+        """As `ClientFacts`."""
+        if isinstance(client, Inet):
+            self.node, self.is_trusted = client.host.partition("%")[0], client.host in trusted
+        else:
+            self.node, self.is_trusted = UNKNOWN, trusted.unix
+        self.https, self.port = https, port
+        self.forwarded_for = b"" if self.node == UNKNOWN else self.node.encode("ascii")
+        known = (self.forwarded_for,) if self.forwarded_for else ()
+        self.pairs = _forwarding_pairs(known, https, port)
+        self.memory = Memory()
+        """Of heads that several connections have sent, see `http1_fields.Known`."""
+
+
+class Origins:
+    """The clients of late; `trusted` are the networks whose forwarding fields are believed."""
+
+    __slots__ = ("_known", "trusted")
+
+    def __init__(self, trusted: NetworkSet) -> None:
+        self.trusted = trusted
+        self._known: dict[str, Origin] = {}
+
+    def of(self, client: Address, https: bool, port: int) -> Origin:
+        """What is known about a client on one of our ports."""
+        key = client.host if isinstance(client, Inet) else ""
+        origin = self._known.get(key)
+        if origin is None or origin.https is not https or origin.port != port:
+            origin = Origin(client, https, port, self.trusted)
+            if len(self._known) >= MOST_ORIGINS:
+                self._known.clear()
+            self._known[key] = origin
+        return origin
+
+
 class ClientFacts:
     """What the requests of one downstream connection say about their client; made once per connection."""
 
     __slots__ = (
         "_believed",
-        "_forwarded_for",
         "_headers",
+        "_origin",
         "_own",
         "_pairs",
         "_shown",
@@ -74,6 +116,7 @@ class ClientFacts:
         "node",
         "noted",
         "port",
+        "shared",
         "subject",
     )
 
@@ -86,18 +129,17 @@ class ClientFacts:
         trusted: NetworkSet,
         subject: str | None = None,
         certificate: bytes = b"",
+        origin: Origin | None = None,
     ) -> None:
         """`client` is who connected, or whom a PROXY header names; `https` and `port` are what it used here.
 
         `trusted` are the networks whose forwarding fields are believed; `port` is 0 on a unix socket.
         `subject` is that of the client's verified certificate, in printable ASCII, None without one;
-        `certificate` is that in DER, where peers are to get it.
+        `certificate` is that in DER, where peers are to get it. `origin` says the same about all the client's
+        connections, if there is one.
         """
-        if isinstance(client, Inet):
-            self.node, is_trusted = client.host.partition("%")[0], client.host in trusted
-        else:
-            self.node, is_trusted = UNKNOWN, trusted.unix
-        self.https, self.port = https, port
+        self._origin = Origin(client, https, port, trusted) if origin is None else origin
+        self.node, self.https, self.port = self._origin.node, https, port
         self.memory = Memory()
         self.noted: object = None
         """What the log keeps for all requests of the connection, see `services.answers`."""
@@ -107,10 +149,10 @@ class ClientFacts:
         self._headers: Headers | None = None
         self.subject = subject
         self._shown = _shown_pairs(subject, certificate)
-        self._forwarded_for = b"" if self.node == UNKNOWN else self.node.encode("ascii")
-        known = (self._forwarded_for,) if self._forwarded_for else ()
-        self._pairs = [*_forwarding_pairs(known, https, port), *self._shown]
-        self._trusted = trusted if is_trusted else None
+        self._pairs = [*self._origin.pairs, *self._shown] if self._shown else self._origin.pairs
+        self.shared = None if self._shown else self._origin.memory
+        """For heads that the client's other connections have sent, too; None if they go on differently."""
+        self._trusted = trusted if self._origin.is_trusted else None
 
     @property
     def is_trusted(self) -> bool:
@@ -140,7 +182,9 @@ class ClientFacts:
 
     def forwarded_for(self, headers: Headers) -> bytes:
         """X-Forwarded-For as the peer was told it, for the log; empty if only unix sockets are known."""
-        return self._forwarded_for if self._trusted is None else b", ".join(_nodes(self.claims(headers)))
+        if self._trusted is None:
+            return self._origin.forwarded_for
+        return b", ".join(_nodes(self.claims(headers)))
 
 
 class RequestRewriter:
@@ -180,10 +224,7 @@ class RequestRewriter:
             block = Block(self._lasting(request, client, upgrade_of(request)))
         else:
             known = client.memory.recall(self, headers, authority)
-            if known is None:
-                known = Block(self._lasting(request, client, b""))
-                client.memory.keep(self, headers, authority, known)
-            block = known
+            block = self._first(request, client) if known is None else known
         host = forced_host or (not self._peer_host and authority) or peer_host
         own = [(b"Host", host), (b"X-Original-URI", request.target)]
         if request.expects_continue:
@@ -193,6 +234,18 @@ class RequestRewriter:
         if self._late and self._rules is not None:
             return Fields(self._rules.apply([*own, *block.pairs]))
         return Fields(own, block)
+
+    def _first(self, request: Request, client: ClientFacts) -> Block:
+        """What the connection's last request has not had, and perhaps another connection's."""
+        headers, authority = request.headers, request.authority
+        shared = client.shared if headers.shared else None
+        block = None if shared is None else shared.recall(self, headers, authority)
+        if block is None:
+            block = Block(self._lasting(request, client, b""))
+            if shared is not None:
+                shared.keep(self, headers, authority, block)
+        client.memory.keep(self, headers, authority, block)
+        return block
 
     def _lasting(self, request: Request, client: ClientFacts, upgrade: bytes) -> list[Pair]:
         """All but Host, X-Original-URI and Expect: what depends on the fields, the authority and us alone."""

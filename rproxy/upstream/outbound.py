@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from twisted.python.failure import Failure
 
+from rproxy.native import sockets
 from rproxy.transports import Stream
 
 PENDING: Final = frozenset((errno.EINPROGRESS, errno.EALREADY, errno.EINTR))
@@ -21,10 +22,8 @@ CONNECTED: Final = frozenset((0, errno.EISCONN))
 # Names of this module, which cost a compiled caller nothing to find.
 _KIND: Final[int] = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _UNIX: Final[int] = socket.AF_UNIX
-_TCP: Final[int] = socket.IPPROTO_TCP
-_NODELAY: Final[int] = socket.TCP_NODELAY
-_SOCKET: Final[int] = socket.SOL_SOCKET
-_KEEPALIVE: Final[int] = socket.SO_KEEPALIVE
+_prepare: Final = sockets.prepare
+_connect: Final = sockets.connect
 
 Settled = Callable[["Outbound", int], None]
 
@@ -44,8 +43,7 @@ class Outbound(Stream):
     def start(self) -> None:
         """Begin to connect; over loopback and unix sockets this mostly finishes here."""
         if self.family != _UNIX:
-            self.socket.setsockopt(_TCP, _NODELAY, 1)
-            self.socket.setsockopt(_SOCKET, _KEEPALIVE, 1)  # word of dead peers
+            _prepare(self.socket, self.number)
         code = self._connect()
         if code in PENDING:
             code = self._connect()  # asks: a neighbour on this machine has accepted by now
@@ -56,7 +54,7 @@ class Outbound(Stream):
 
     def _connect(self) -> int:
         try:
-            code: int = self.socket.connect_ex(self.place)
+            code: int = _connect(self.socket, self.number, self.place)
         except OSError:  # Python's own: a unix path that does not fit into sun_path
             return errno.ENAMETOOLONG
         return code

@@ -19,7 +19,7 @@ from rproxy.native import heads
 
 from . import http1_head as head
 from .http1_body import HEAD, IDLE, REFUSED, TUNNEL, MessageReader, Phase
-from .http1_fields import Facts, read_facts
+from .http1_fields import Facts, Known, read_facts
 from .message import BadRequest, BadResponse, Framing, HeadTooLarge, Request, Response
 
 MAX_HEAD: Final = 65536
@@ -45,10 +45,11 @@ class HeadReader(MessageReader):
     last field section are kept and used again if the next is the same; `forget` drops them.
     """
 
-    __slots__ = ("_block", "_facts", "_line")
+    __slots__ = ("_block", "_facts", "_known", "_line")
 
-    def __init__(self, after: Phase) -> None:
+    def __init__(self, after: Phase, known: Known | None = None) -> None:
         super().__init__(after)
+        self._known = known
         self._block, self._facts = b"", _NO_FIELDS
         # Length of the first line once it was checked ahead of the rest, else 0.
         self._line = 0
@@ -80,7 +81,7 @@ class HeadReader(MessageReader):
         raise NotImplementedError
 
     def _read_facts(self, block: bytes) -> Facts:
-        facts = read_facts(block)
+        facts = read_facts(block) if self._known is None else self._known.read(block)
         if len(block) <= MAX_REMEMBERED:
             self._facts, self._block = facts, block
         return facts
@@ -99,8 +100,9 @@ class RequestReader(HeadReader):
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__(HEAD)
+    def __init__(self, known: Known | None = None) -> None:
+        """`known` is what other connections have said, for them to share."""
+        super().__init__(HEAD, known)
 
     @property
     def idle(self) -> bool:

@@ -33,6 +33,11 @@ MAX_LENGTH_DIGITS: Final = 18
 """Digits of a Content-Length: below 2^63 whatever the digits, so no parser behind us overflows."""
 MAX_OPTIONS: Final = 32
 """Names in Connection: real ones list one to three, each costs a set entry and a lookup per field."""
+MOST_KNOWN: Final = 256
+"""Field sections remembered for all connections together: of health checks, monitors, programs that ask anew
+each time. They take 2 MB at most; when there are so many, remembering begins anew."""
+MAX_KNOWN: Final = 1024
+"""Bytes of one of them. Longer ones are mostly browsers' with cookies, which are not remembered anyway."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # One match per line and none across lines: that the matches are as many as the line ends proves that every
@@ -78,6 +83,8 @@ is_claim: Final = re.compile(
     | (?: x[\W_] )? (?: client[\W_]?cert | (?: ssl | tls )[\W_]client | ssl[\W_]cert )
     | x[\W_]arr[\W_]clientcert | x[\W_]amzn[\W_]mtls"""
 ).match
+# What is secret stays with its connection.
+_CREDENTIALS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie"))
 _OPTIONS: Final = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"upgrade")}
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
@@ -129,6 +136,29 @@ def read_facts(block: bytes) -> Facts:
     framing, length = _framing(headers, present)
     expects = bool(present & EXPECT) and _expectation(_only(headers, b"expect"))
     return Facts(headers, host, framing, length, expects, options, upgrade if b"upgrade" in options else b"")
+
+
+class Known:
+    """The field sections of late, so that one which comes again on another connection is not read again."""
+
+    __slots__ = ("_facts",)
+
+    def __init__(self) -> None:
+        self._facts: dict[bytes, Facts] = {}
+
+    def read(self, block: bytes) -> Facts:
+        """As `read_facts`; those with credentials are not kept."""
+        if len(block) > MAX_KNOWN:
+            return read_facts(block)
+        facts = self._facts.get(block)
+        if facts is None:
+            facts = read_facts(block)
+            if _CREDENTIALS.isdisjoint(facts.headers.names):
+                if len(self._facts) >= MOST_KNOWN:
+                    self._facts.clear()
+                facts.headers.shared = True
+                self._facts[block] = facts
+        return facts
 
 
 def read_trailers(block: bytes) -> Headers:

@@ -38,7 +38,7 @@ def response_head(status: int, reason: bytes, pairs: Sequence[Pair], block: Bloc
 def framing_pairs(framing: Framing, length: int) -> list[Pair]:
     """The field that announces a body of this framing; none for NONE and UNTIL_CLOSE."""
     if framing is _LENGTH:
-        return [(b"Content-Length", b"%d" % length)]
+        return [(b"Content-Length", str(length).encode("ascii"))]
     return [(b"Transfer-Encoding", b"chunked")] if framing is _CHUNKED else []
 
 

@@ -85,13 +85,15 @@ class Framing(Enum):
 class Headers:
     """The fields of one message in their order, names as spelled; never changed once made."""
 
-    __slots__ = ("names", "pairs")
+    __slots__ = ("names", "pairs", "shared")
 
     def __init__(self, pairs: Sequence[Pair], names: list[bytes] | None = None) -> None:
         """`names` are those of the pairs in lower case, if somebody has them already."""
         self.pairs = pairs
         self.names = [name.lower() for name, _ in pairs] if names is None else names
         """The names in lower case, one per pair: what every lookup compares with."""
+        self.shared = False
+        """Whether messages of several connections have this very object, see `http1_fields.Known`."""
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field `name` (lower case), or None."""

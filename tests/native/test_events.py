@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
@@ -58,6 +59,7 @@ class Loop:
         self.serve: Callable[..., Any] = lambda *told: self.calls.append(("serve", *told))
         self.stray: Callable[..., Any] = lambda *told: self.calls.append(("stray", *told))
         self.readers: type = object
+        self.read: Callable[[Any], Any] = lambda selectable: selectable.doRead()
         self.failed: Callable[..., Any] = lambda *told: self.calls.append(("failed", *told))
 
     def add(self, read: Callable[[], Any] | None = None, events: int = EPOLLIN) -> Selectable:
@@ -86,9 +88,8 @@ class Loop:
         """One turn: what was called in it."""
         before = len(self.calls)
         number = self.poller.fileno()
-        self._turn(
-            self.poller, number, timeout, self.selectables, self.readers, self.serve, self.stray, self.failed
-        )
+        calls = self.read, self.serve, self.stray, self.failed
+        self._turn(self.poller, number, timeout, self.selectables, self.readers, *calls)
         return self.calls[before:]
 
     def close(self) -> None:
@@ -126,12 +127,14 @@ def test_who_is_no_reader_is_served_also_when_it_can_only_be_read(loop: Loop) ->
 def test_who_is_watched_is_told_of(loop: Loop, events: Twins, twin: str, event: int) -> None:
     one = Selectable(loop)
     loop.made.append(one)
-    loop.selectables[one.number] = one
-    assert getattr(events, twin).watch(loop.poller, loop.poller.fileno(), one.number, event) is True
+    mine, others = set[int](), set[int]()
+    add = partial(getattr(events, twin).add, loop.poller, loop.poller.fileno())
+    assert add(mine, others, loop.selectables, one.number, one, event, EPOLLIN | EPOLLOUT) is True
+    assert (mine, others, loop.selectables) == ({one.number}, set(), {one.number: one})
     assert loop.turn() == ([] if event == EPOLLIN else [("serve", one, one.number, EPOLLOUT)])
     one.theirs.send(b"x")
     assert loop.turn() == [("read", one) if event == EPOLLIN else ("serve", one, one.number, EPOLLOUT)]
-    assert outcome(getattr(events, twin).watch, loop.poller, loop.poller.fileno(), one.number, event) == (
+    assert outcome(add, set(), others, loop.selectables, one.number, one, event, 0) == (
         "raises",
         FileExistsError,
     )
@@ -141,12 +144,12 @@ def test_who_is_watched_is_told_of(loop: Loop, events: Twins, twin: str, event: 
 def test_a_file_cannot_be_watched(events: Twins, twin: str, tmp_path: Path) -> None:
     with select.epoll() as poller, (tmp_path / "file").open("w") as file:
         number = file.fileno()
-        assert getattr(events, twin).watch(poller, poller.fileno(), number, EPOLLIN) is False
+        tables = set[int](), set[int](), dict[int, Any]()
+        add = partial(getattr(events, twin).add, poller, poller.fileno(), *tables, number, file, EPOLLIN, 5)
+        assert add() is False
         file.close()
-        assert outcome(getattr(events, twin).watch, poller, poller.fileno(), number, EPOLLIN) == (
-            "raises",
-            OSError,
-        )
+        assert outcome(add) == ("raises", OSError)
+        assert tables == (set(), set(), {})
 
 
 @pytest.mark.parametrize("twin", ["python", "compiled"])
@@ -154,7 +157,8 @@ def test_a_closed_poller_watches_nobody(events: Twins, twin: str) -> None:
     poller = select.epoll()
     number = poller.fileno()
     poller.close()
-    told, what = outcome(getattr(events, twin).watch, poller, number, 0, EPOLLIN)
+    add = getattr(events, twin).add
+    told, what = outcome(add, poller, number, set(), set(), {}, 0, "nobody", EPOLLIN, 5)
     assert told == "raises"
     assert what in (ValueError, OSError)
 
@@ -415,7 +419,7 @@ def test_a_descriptor_that_is_no_epoll_s_is_an_error(events: Twins) -> None:
     with socket.socket() as other:
         for number, code in ((-1, errno.EBADF), (other.fileno(), errno.EINVAL)):
             with pytest.raises(OSError, match=r".") as caught:
-                events.compiled.turn(None, number, 0.0, {}, object, None, None, None)
+                events.compiled.turn(None, number, 0.0, {}, object, None, None, None, None)
             assert caught.value.errno == code
 
 
@@ -430,7 +434,10 @@ def test_a_descriptor_that_is_no_epoll_s_is_an_error(events: Twins) -> None:
     ],
 )
 def test_what_is_of_another_type_is_refused(events: Twins, wrong: tuple[Any, ...]) -> None:
-    assert outcome(events.compiled.turn, None, *wrong, None, None, None)[1] in (TypeError, OverflowError)
+    assert outcome(events.compiled.turn, None, *wrong, None, None, None, None)[1] in (
+        TypeError,
+        OverflowError,
+    )
 
 
 # -- many
