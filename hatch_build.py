@@ -131,6 +131,11 @@ FAILING = re.compile(
     r"^void (?:CPyError_OutOfMemory|CPy_(?:Raise|AddTraceback|AttributeError|TypeError\w*))\([^;]*", re.M
 )
 """Functions of mypyc's that are called for exceptions, as its header declares them."""
+RAISING = (
+    "__Pyx_AddTraceback(const char *, int, int, const char *)",
+    "__Pyx_RaiseArgtupleInvalid(const char *, int, Py_ssize_t, Py_ssize_t, Py_ssize_t)",
+)
+"""The same of Cython's, which are in each of its files."""
 TOOLS = ("mypy", "cython", "setuptools", "twisted")
 """What is compiled depends on these too: mypyc comes with mypy, and reads the types of Twisted's classes."""
 
@@ -161,12 +166,13 @@ def compiled(scratch: Path) -> dict[str, str]:
         group_name="rproxy.compiled",
         target_dir=str(scratch / "c"),
     )
-    failing = _failing(scratch)
     for module in modules:  # mypyc looks for its headers beside the folder of its group's package
         module.include_dirs.append(str(scratch / "c" / "rproxy"))
-        module.extra_compile_args = [*module.extra_compile_args, "-include", failing]  # the list is shared
     written = [Extension(path[:-4].replace("/", "."), [path]) for path in twins()]
     modules += cythonize(written, build_dir=str(scratch / "c"), quiet=True)
+    failing = _failing(scratch)
+    for module in modules:
+        module.extra_compile_args = [*module.extra_compile_args, "-include", failing]  # the list is shared
     _build(modules, scratch)
     return _made(scratch / "lib")
 
@@ -214,6 +220,7 @@ def _failing(scratch: Path) -> str:
 
     declared = FAILING.findall(Path(include_dir(), "CPy.h").read_text())
     path = scratch / "failing.h"
+    declared += [f"static void {each}" for each in RAISING]
     lines = ["#include <Python.h>", *(f"{each} __attribute__((cold));" for each in declared)]
     path.write_text("\n".join(lines) + "\n")
     return str(path)

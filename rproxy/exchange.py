@@ -145,7 +145,7 @@ class Exchange(Asking):
         self._dial: Dial | None = None
         self._waiting: Waiting | None = None
         self._tried: list[Peer] = []
-        self._held: list[Piece] = []
+        self._held: list[Piece] | None = None
         self._held_size = 0
         self._trailers: Headers | None = None
         self._body_done = request.framing is not _CHUNKED and not request.length
@@ -280,12 +280,13 @@ class Exchange(Asking):
         fields = route.requests.fields(request, client.facts, upstream.peer.authority, self._forced, upgrade)
         self.target = route.target(request.path) if request.path else request.target
         self.asked_at = self._waits_since = now
-        if self._body_done and not self._held and request.framing is not _CHUNKED and self._trailers is None:
+        bodyless = self._body_done and request.framing is not _CHUNKED and self._trailers is None
+        if bodyless and self._held is None:
             upstream.ask(self, request, self.target, fields, upgrade, False)
             return
         upstream.ask(self, request, self.target, fields, upgrade, True)
-        held, self._held, self._held_size = self._held, [], 0
-        for piece in held:
+        held, self._held, self._held_size = self._held, None, 0
+        for piece in held or ():
             upstream.send_piece(piece)
         if self._body_done:
             upstream.send_end(self._trailers)
@@ -305,7 +306,10 @@ class Exchange(Asking):
             self._hold(piece)
 
     def _hold(self, piece: Piece) -> None:
-        self._held.append(piece)
+        held = self._held
+        if held is None:
+            held = self._held = []
+        held.append(piece)
         self._held_size += len(piece)
         if self._held_size >= MOST_HELD:
             self._client.hold_body(True)
@@ -476,7 +480,7 @@ class Exchange(Asking):
     def _finish(self) -> None:
         """Let go of everything; called once."""
         self._over = True
-        self._held = []
+        self._held = None
         self._leave_peer()
         dial, self._dial = self._dial, None
         if dial is not None:

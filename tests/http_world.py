@@ -11,12 +11,13 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from rproxy.deadlines import Deadlines
+from rproxy.downstream import http_factory
 from rproxy.downstream.http_factory import HttpFactory, Serving
 from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.downstream.peek import PeekFactory, PeekOptions, ProxyPolicy
 from rproxy.errors import Refusal
-from rproxy.exchange import Exchange
+from rproxy.exchange import Client, Exchange
 from rproxy.policy.balance import RoundRobin
 from rproxy.policy.forwarding import RequestRewriter, ResponseRewriter
 from rproxy.policy.networks import NetworkSet
@@ -49,8 +50,8 @@ class Line(NamedTuple):
     sent: int
 
 
-class Answers:
-    """Implements `http_factory.Answers`: pages that are their reason, lines that are kept."""
+class Answers(http_factory.Answers):
+    """Pages that are their reason, lines that are kept."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -64,7 +65,7 @@ class Answers:
         return b"text/plain", refusal.reason.encode()
 
     def served(
-        self, server: HttpServer, request: Request | None, exchange: Exchange | None, *times: float
+        self, server: Client, request: Request | None, exchange: Exchange | None, since: float, ended: float
     ) -> None:
         told: Any = exchange or server
         self.lines.append(Line(told.status, told.reason, server.sent))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
+from mypy_extensions import mypyc_attr
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from zope.interface import classImplements
 
@@ -18,7 +19,7 @@ from rproxy.downstream.http2_server import Http2Server
 from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.errors import Refusal
-from rproxy.exchange import Exchange
+from rproxy.exchange import Client, Exchange
 from rproxy.interfaces import Arrival, arrival_of, local_of
 from rproxy.policy.forwarding import ClientFacts, Origins
 from rproxy.policy.networks import NetworkSet
@@ -33,21 +34,25 @@ from rproxy.wire.message import Request
 HTTP2: Final = b"h2"
 
 
-class Answers(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Answers:
     """Error pages and the access log, see `services.answers`; `server` is a connection or a stream."""
 
     def next_id(self) -> str:
         """A number for a request."""
+        raise NotImplementedError
 
     def page(
         self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
     ) -> tuple[bytes, bytes]:
         """Content type and body of the answer to a refusal."""
+        raise NotImplementedError
 
     def served(
-        self, server: Any, request: Request | None, exchange: Exchange | None, since: float, ended: float
+        self, server: Client, request: Request | None, exchange: Exchange | None, since: float, ended: float
     ) -> None:
         """Write a finished exchange down."""
+        raise NotImplementedError
 
 
 class Serving:

@@ -92,8 +92,9 @@ class ResponseWriter(Client):
     def _write_out(self) -> None:
         out = self._out
         if out:
-            self._out = []
-            self._write(b"".join(out))
+            data = b"".join(out)
+            out.clear()
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         self.progress += len(data)

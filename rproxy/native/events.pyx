@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`events.py` in C: no Python object is made for an event but its descriptor."""
 
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem
@@ -49,7 +49,7 @@ cdef inline int _control(int number, int change, int descriptor, unsigned int ev
 
 
 def add(object poller, int number, set mine not None, set others not None, dict selectables not None,
-        object descriptor, object selectable, unsigned int event, unsigned int both):
+        object descriptor, object selectable, unsigned int event, unsigned int both, /):
     cdef int asked = descriptor
     if PySet_Contains(mine, descriptor):
         return True
@@ -66,7 +66,7 @@ def add(object poller, int number, set mine not None, set others not None, dict 
 
 
 def remove(object poller, int number, set mine not None, set others not None, dict selectables not None,
-           object descriptor, unsigned int other):
+           object descriptor, unsigned int other, /):
     cdef int asked = descriptor
     if not PySet_Contains(mine, descriptor):
         return PySet_Contains(others, descriptor) == 1
@@ -81,7 +81,7 @@ def remove(object poller, int number, set mine not None, set others not None, di
     return True
 
 
-def forget(set one not None, set other not None, dict selectables not None, object descriptor):
+def forget(set one not None, set other not None, dict selectables not None, object descriptor, /):
     PySet_Discard(one, descriptor)
     PySet_Discard(other, descriptor)
     if PyDict_GetItemWithError(selectables, descriptor) is not NULL:
@@ -89,7 +89,7 @@ def forget(set one not None, set other not None, dict selectables not None, obje
 
 
 def turn(object poller, int number, double timeout, dict selectables, type readers, object read, object serve,
-         object stray, object failed):
+         object stray, object failed, /):
     cdef epoll_event events[_MOST]
     cdef PyObject* due[_MOST]
     cdef PyObject* found

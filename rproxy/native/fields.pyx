@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`fields.py` in C: one pass over the bytes."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -67,7 +67,7 @@ cdef inline int _mark(const char* name, Py_ssize_t size) noexcept:
     return 0
 
 
-def plain_fields(bytes block not None, int most):
+def plain_fields(bytes block not None, int most, /):
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(block)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(block), at = 0, start, end, byte
     cdef int found = 0, count = 0
@@ -105,7 +105,7 @@ def plain_fields(bytes block not None, int most):
     return pairs, names, found
 
 
-def marks(object names):
+def marks(object names, /):
     cdef int found = 0
     cdef bytes name
     for name in names:
@@ -115,7 +115,7 @@ def marks(object names):
     return found
 
 
-def is_plain_authority(bytes authority not None):
+def is_plain_authority(bytes authority not None, /):
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(authority)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(authority), at = 0, start
     cdef long port = 0
@@ -134,7 +134,7 @@ def is_plain_authority(bytes authority not None):
     return at == size and port <= 65535
 
 
-def without(object pairs, object names, object dropped):
+def without(object pairs, object names, object dropped, /):
     cdef list kept = []
     cdef list rows = pairs if type(pairs) is list else list(pairs)
     cdef list keys = names if type(names) is list else list(names)
@@ -159,7 +159,7 @@ cdef inline char* _put(char* place, bytes part) noexcept:
     return place + PyBytes_GET_SIZE(part)
 
 
-def lines(object pairs):
+def lines(object pairs, /):
     cdef Py_ssize_t size = 0
     cdef bytes written, name, value
     cdef char* place

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`heads.py` in C: one pass over the bytes, one allocation for what is made of them."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -67,7 +67,7 @@ cdef tuple _block(bytes buffer, Py_ssize_t at, Py_ssize_t limit, bytes known):
     return PyBytes_FromStringAndSize(text + at, end + 2 - at), end + 4
 
 
-def plain_request(bytes buffer not None, Py_ssize_t at, bytes known not None):
+def plain_request(bytes buffer not None, Py_ssize_t at, bytes known not None, /):
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t limit = PyBytes_GET_SIZE(buffer), method, target, start, end
     if at < 0 or at >= limit:
@@ -88,7 +88,7 @@ def plain_request(bytes buffer not None, Py_ssize_t at, bytes known not None):
     return name, buffer[start : start + target], block, behind
 
 
-def plain_response(bytes buffer not None, Py_ssize_t at, bytes known not None):
+def plain_response(bytes buffer not None, Py_ssize_t at, bytes known not None, /):
     cdef const char* text = PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t limit = PyBytes_GET_SIZE(buffer)
     if at < 0 or at >= limit:
@@ -139,7 +139,7 @@ cdef bytes _head(bytes first, object pairs, bytes lines):
     return head
 
 
-def request_head(bytes method not None, bytes target not None, object pairs, bytes lines not None):
+def request_head(bytes method not None, bytes target not None, object pairs, bytes lines not None, /):
     cdef Py_ssize_t name = PyBytes_GET_SIZE(method), size = PyBytes_GET_SIZE(target)
     cdef bytes first
     cdef char* place
@@ -154,7 +154,7 @@ def request_head(bytes method not None, bytes target not None, object pairs, byt
     return _head(first, pairs, lines)
 
 
-def response_head(int status, bytes reason not None, object pairs, bytes lines not None):
+def response_head(int status, bytes reason not None, object pairs, bytes lines not None, /):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(reason)
     cdef bytes first
     cdef char* place

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`hello.py` in C: the extensions are passed over, and objects are made of nothing but what is given back.
 
 `text` and `size` are always those of what is read, be it all of the hello or one extension: no byte is looked at
@@ -58,7 +58,7 @@ cdef bytes HTTP_1_1 = b"http/1.1"
 cdef tuple USUAL_VERSIONS = (0x0304, 0x0303)
 
 
-def from_record(bytes data not None, Py_ssize_t limit):
+def from_record(bytes data not None, Py_ssize_t limit, /):
     cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data), record, end
     if size < 9 or text[0] != 0x16 or text[5] != 1:
@@ -70,7 +70,7 @@ def from_record(bytes data not None, Py_ssize_t limit):
     return _hello(text + 9, end - 9)
 
 
-def from_body(bytes body not None):
+def from_body(bytes body not None, /):
     return _hello(<const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`lines.py` in C: one pass over the bytes, one string made of them."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -44,6 +44,15 @@ cdef inline char* _word(char* place, bytes value, unsigned char kind) noexcept:
     return place + size
 
 
+cdef inline bint _fits(str part) noexcept:
+    return PyUnicode_IS_COMPACT_ASCII(part) and PyUnicode_GET_LENGTH(part) <= _MOST
+
+
+cdef inline bint _adds(str part, Py_ssize_t* size) noexcept:
+    size[0] += PyUnicode_GET_LENGTH(part)
+    return PyUnicode_IS_COMPACT_ASCII(part)
+
+
 cdef inline char* _text(char* place, str value) noexcept:
     memcpy(place, PyUnicode_1BYTE_DATA(value), PyUnicode_GET_LENGTH(value))
     return place + PyUnicode_GET_LENGTH(value)
@@ -56,18 +65,18 @@ cdef inline char* _sign(char* place, const char* signs, Py_ssize_t size) noexcep
 
 def plain_line(str stamp not None, int micros, bytes host not None, str client not None, bytes method not None,
                bytes path not None, str version not None, str status not None, bytes agent not None,
-               bytes forwarded_for not None, str upstream not None, bytes asked not None):
+               bytes forwarded_for not None, str upstream not None, bytes asked not None, /):
     cdef char line[_FIELDS * _MOST + _FRAME]
     cdef char* place = line
     cdef char* start
     cdef int digit
     cdef Py_ssize_t size
-    for part in (stamp, client, version, status, upstream):
-        if not PyUnicode_IS_COMPACT_ASCII(part) or PyUnicode_GET_LENGTH(part) > _MOST:
-            return None
-    for shown in (host, method, path, agent, forwarded_for, asked):
-        if PyBytes_GET_SIZE(shown) > _MOST:
-            return None
+    if not (_fits(stamp) and _fits(client) and _fits(version) and _fits(status) and _fits(upstream)):
+        return None
+    if PyBytes_GET_SIZE(host) > _MOST or PyBytes_GET_SIZE(method) > _MOST or PyBytes_GET_SIZE(path) > _MOST:
+        return None
+    if PyBytes_GET_SIZE(agent) > _MOST or PyBytes_GET_SIZE(forwarded_for) > _MOST or PyBytes_GET_SIZE(asked) > _MOST:
+        return None
     place = _sign(_text(place, stamp), b".000000Z ", 9)
     for digit in range(6):
         place[-3 - digit] = 48 + micros % 10
@@ -126,17 +135,16 @@ cdef inline char* _number(char* place, unsigned long long number) noexcept:
 
 def connection_line(str stamp not None, str host not None, int port, str user not None, str name not None,
                     str app not None, str peer not None, unsigned long long received, unsigned long long sent,
-                    double seconds, str reason not None):
+                    double seconds, str reason not None, /):
     cdef char line[_TEXT + _NUMBERS]
     cdef char* place = line
     cdef Py_ssize_t size = 0
     cdef unsigned long long count
     cdef int digit
     cdef bint v6
-    for part in (stamp, host, user, name, app, peer, reason):
-        if not PyUnicode_IS_COMPACT_ASCII(part):
-            return None
-        size += PyUnicode_GET_LENGTH(part)
+    if not (_adds(stamp, &size) and _adds(host, &size) and _adds(user, &size) and _adds(name, &size)
+            and _adds(app, &size) and _adds(peer, &size) and _adds(reason, &size)):
+        return None
     # A clock that jumps so far is a mistake, and what does not fit into the number would be another.
     if size > _TEXT or not seconds < 1e12:
         return None

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`sockets.py` in C: the same functions, with nothing between them and the kernel."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -129,7 +129,7 @@ cdef inline object _dotted(const unsigned char* octets):
     return text[:at - 1].decode("ascii")
 
 
-def accept(object sock, int number):
+def accept(object sock, int number, /):
     cdef sockaddr_storage place
     cdef sockaddr_in* four = <sockaddr_in*>&place
     cdef sockaddr_in6* six = <sockaddr_in6*>&place
@@ -173,7 +173,7 @@ cdef object _name(object sock, int made):
         other.detach()
 
 
-def prepare(object sock, int number):
+def prepare(object sock, int number, /):
     cdef int one = 1
     if not _is_socket(sock):
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -183,7 +183,7 @@ def prepare(object sock, int number):
         PyErr_SetFromErrno(OSError)
 
 
-def connect(object sock, int number, object place):
+def connect(object sock, int number, object place, /):
     cdef sockaddr_in four
     if type(place) is tuple and len(<tuple>place) == 2 and _is_socket(sock) and _four(<tuple>place, &four):
         return 0 if c_connect(number, <sockaddr*>&four, sizeof(four)) == 0 else errno
@@ -201,7 +201,7 @@ cdef inline bint _four(tuple place, sockaddr_in* four) except -1:
     return inet_pton(AF_INET, PyUnicode_AsUTF8(host), &four.sin_addr) == 1
 
 
-def receive(object sock, int number):
+def receive(object sock, int number, /):
     global _spare
     cdef ssize_t count
     cdef PyObject* given
@@ -237,7 +237,7 @@ cdef object _receive_from(object sock):
         raise
 
 
-def send(object sock, int number, bytes data not None, Py_ssize_t start):
+def send(object sock, int number, bytes data not None, Py_ssize_t start, /):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef ssize_t count
     if start < 0 or start > size:
@@ -264,7 +264,7 @@ cdef object _send_to(object sock, bytes data):
         raise
 
 
-def shut(object sock, int number):
+def shut(object sock, int number, /):
     if _is_socket(sock):
         c_shutdown(number, SHUT_WR)
         return
@@ -274,7 +274,7 @@ def shut(object sock, int number):
         pass
 
 
-def reset(object sock, int number):
+def reset(object sock, int number, /):
     cdef c_linger none
     none.l_onoff, none.l_linger = 1, 0
     if _is_socket(sock):
@@ -286,7 +286,7 @@ def reset(object sock, int number):
         pass
 
 
-def queued(int number, *questions):
+def queued(int number, /, *questions):
     cdef int count = 0
     for question in questions:
         if ioctl(number, question, &count) == 0:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """`tlsbytes.py` in C: OpenSSL's functions are called at their addresses, and write into the bytes that are given back.
 
 The addresses are those of the functions in cryptography's bindings, of which cffi tells the types as well. Bindings
@@ -168,7 +168,7 @@ cdef class Records:
         return BIO_get_mem_data(self._from_ssl, &place)
 
 
-def offer(context not None, protocols):
+def offer(context not None, protocols, /):
     cdef bytes offered = b"".join([bytes((len(protocol),)) + protocol for protocol in protocols]) + b"\0"
     if b"" in protocols:
         raise ValueError("a protocol has 1 to 255 bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from rproxy.downstream import http_factory
 from rproxy.errors import Refusal
 from rproxy.exchange import Client, Exchange
 from rproxy.policy.forwarding import ClientFacts, forwarded
@@ -18,16 +19,20 @@ from rproxy.sites import Site
 from rproxy.wire.message import Headers, Request
 
 
-class Answers:
-    """Error pages and the access log for the connections; see `http_factory.Answers`."""
+class Answers(http_factory.Answers):
+    """Error pages and the access log for the connections."""
 
     def __init__(self, rng: Random) -> None:
-        self.next_id = request_ids(rng)
+        self._ids = request_ids(rng)
         self._pages = Pages()
         self.log: RequestLog | None = None
         """For requests that reached no app."""
         self.jails: Any = None
         """Who counts what was answered, see `services.jails`."""
+
+    def next_id(self) -> str:
+        """See `http_factory.Answers`; so for the others."""
+        return self._ids()
 
     def page(
         self, server: Any, refusal: Refusal, request: Request | None, site: Site | None
@@ -56,6 +61,21 @@ class Answers:
         visitor.read(request.headers, facts)
         route = exchange.route
         named = route is not None and (route.requests.writes_forwarded or visitor.sends_forwarded)
+        if not named and line.plain(
+            ended,
+            visitor.client,
+            request.authority,
+            request.scheme,
+            request.method,
+            request.path,
+            request.version,
+            exchange.status,
+            visitor.agent,
+            visitor.forwarded_for,
+            exchange.peer_name,
+            exchange.target,
+        ):
+            return
         line.served(
             Served(
                 server.request_id() if line.shows_id else "",

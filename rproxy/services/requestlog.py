@@ -150,6 +150,7 @@ class RequestLog:
     def __init__(self, lines: LineBatch, style: LogFormat = "rpxy", *, redact: bool = False) -> None:
         self._lines, self._redact = lines, redact
         self._line, self._pattern = FORMATS[style]
+        self._is_rpxy = style == "rpxy"
         self.shows_id = style == "json"
         """Whether a line has the request's number, which is not made before it is needed."""
         self._second, self._stamp = -1, ""
@@ -159,12 +160,60 @@ class RequestLog:
 
         What is redacted, is so in `request`.
         """
+        stamp = self._stamp_of(now)
+        if self._redact:
+            _redact(request)
+        self._lines.add(self._line(request, stamp, now - self._second))
+
+    def plain(
+        self,
+        now: float,
+        client: Client,
+        host: bytes,
+        scheme: bytes,
+        method: bytes,
+        path: bytes,
+        version: int,
+        status: int,
+        agent: bytes,
+        forwarded_for: bytes,
+        upstream: str,
+        upstream_path: bytes,
+    ) -> bool:
+        """What `served` does, for the request that most are; False if it is none, or the format another one.
+
+        That is one in rpxy's format in which nothing has to be escaped, redacted or left out.
+        """
+        if not self._is_rpxy or not host or not path or scheme:
+            return False
+        if self._redact and (b"?" in path or b"?" in upstream_path):
+            return False
+        stamp = self._stamp_of(now)
+        line = _plain_line(
+            stamp,
+            int((now - self._second) * 1e6),
+            host,
+            client.name,
+            method,
+            path,
+            VERSIONS.get(version, "-"),
+            PHRASES.get(status) or str(status),
+            agent,
+            forwarded_for,
+            upstream,
+            upstream_path,
+        )
+        if line is None:
+            return False
+        self._lines.add(line)
+        return True
+
+    def _stamp_of(self, now: float) -> str:
+        """The second, as a line begins with it."""
         second = int(now)
         if second != self._second:
             self._second, self._stamp = second, datetime.fromtimestamp(second, UTC).strftime(self._pattern)
-        if self._redact:
-            _redact(request)
-        self._lines.add(self._line(request, self._stamp, now - second))
+        return self._stamp
 
     def flush(self) -> None:
         """Hand the waiting lines to the sink."""
@@ -181,32 +230,11 @@ def redacted(target: bytes) -> bytes:
 
 def rpxy(request: Served, stamp: str, fraction: float) -> str:
     """A line as rpxy writes it (R-LOG-2), behind the time in microseconds."""
-    r = request
-    status = PHRASES.get(r.status) or str(r.status)
-    micros = int(fraction * 1e6)
-    if r.host and r.path and not r.scheme and not r.forwarded:
-        protocol, shown = VERSIONS.get(r.version, "-"), r.forwarded_for
-        line = _plain_line(
-            stamp,
-            micros,
-            r.host,
-            r.client.name,
-            r.method,
-            r.path,
-            protocol,
-            status,
-            r.user_agent,
-            shown,
-            r.upstream,
-            r.upstream_path,
-        )
-        if line is not None:
-            return line
-    return _rpxy(r, f"{stamp}.{micros:06d}", status)
+    status = PHRASES.get(request.status) or str(request.status)
+    return _rpxy(request, f"{stamp}.{int(fraction * 1e6):06d}", status)
 
 
 def _rpxy(r: Served, stamp: str, status: str) -> str:
-    """The same, whatever the fields."""
     host, path = _host(r.host), _word(r.path)
     asked = path if r.upstream_path == r.path else _word(r.upstream_path)
     place = path.partition("?")[0]
