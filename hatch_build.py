@@ -126,7 +126,8 @@ TWINS = (
 FLAGS = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
 OPTIONS = ["-O3", "-fvisibility=hidden", "-fno-plt", "-Wno-error"]
 """For the C compiler. Functions that nothing outside can replace are called without the linker's table and
-can be inlined, and those of Python's library straight by their address. mypyc asks for -Werror, but a new compiler's new warning is no reason to compile nothing."""
+can be inlined; those of Python's library are called by their address. mypyc asks for -Werror, but a new
+compiler's new warning is no reason to compile nothing."""
 FAILING = re.compile(
     r"^void (?:CPyError_OutOfMemory|CPy_(?:Raise|AddTraceback|AttributeError|TypeError\w*))\([^;]*", re.M
 )

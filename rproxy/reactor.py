@@ -72,18 +72,21 @@ class Loop(Watcher):
         Twisted's own methods look for it twice in every turn, which costs as much as half a request; they are
         asked when there is something.
         """
-        state = self._state
+        state, wait = self._state, LONGEST
         if not (state["threadCallQueue"] or state["_newTimedCalls"] or state["_justStopped"]):
             calls: list[Any] = state["_pendingTimedCalls"]
             cancelled: int = state["_cancellations"]
             if cancelled <= CANCELLED or cancelled <= len(calls) >> 1:
-                wait: float = calls[0].time - _now() if calls else LONGEST
+                if calls:
+                    wait = min(wait, calls[0].time - _now())
                 if wait > 0:
-                    return 0.0 if not state["running"] else wait if wait < LONGEST else LONGEST
+                    return wait if state["running"] else 0.0
         reactor = self._reactor
         reactor.runUntilCurrent()
         until = reactor.timeout()
-        return 0.0 if not reactor.running else LONGEST if until is None else until
+        if not reactor.running:
+            return 0.0
+        return LONGEST if until is None else min(until, LONGEST)
 
     def turn(self, wait: float) -> None:
         """Wait for events, at most so many seconds (below 0: for ever), and deliver them."""

@@ -4,18 +4,20 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
-from cpython.unicode cimport PyUnicode_AsUTF8
 import os
 from struct import pack
 from _socket import socket as SocketType
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOBUFS, ENOMEM, errno
-from libc.string cimport memset
+from libc.string cimport memset, strlen
 
 cdef extern from "Python.h":
     PyObject* FromStringAndSize "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject** text, Py_ssize_t size) except -1
     char* AS_STRING "PyBytes_AS_STRING"(PyObject* text)
     object PyErr_SetFromErrno(object kind)
+    int PyUnicode_IS_COMPACT_ASCII(object text)
+    char* PyUnicode_1BYTE_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef extern from "arpa/inet.h" nogil:
     ctypedef unsigned int socklen_t
@@ -193,12 +195,18 @@ def connect(object sock, int number, object place, /):
 cdef inline bint _four(tuple place, sockaddr_in* four) except -1:
     """Whether it is an IPv4 address and a port, as which it is written there."""
     cdef object host = place[0], port = place[1]
+    cdef const char* text
     if type(host) is not str or type(port) is not int or not 0 <= port <= 65535:
+        return False
+    if not PyUnicode_IS_COMPACT_ASCII(host):
+        return False
+    text = PyUnicode_1BYTE_DATA(host)
+    if <Py_ssize_t>strlen(text) != PyUnicode_GET_LENGTH(host):
         return False
     memset(four, 0, sizeof(sockaddr_in))
     four.sin_family = AF_INET
     four.sin_port = htons(<unsigned short>port)
-    return inet_pton(AF_INET, PyUnicode_AsUTF8(host), &four.sin_addr) == 1
+    return inet_pton(AF_INET, text, &four.sin_addr) == 1
 
 
 def receive(object sock, int number, /):

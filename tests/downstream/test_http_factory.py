@@ -9,13 +9,16 @@ import pytest
 from twisted.internet.address import IPv4Address
 
 from rproxy.downstream.http2_server import Http2Server
-from rproxy.downstream.http_factory import HttpFactory
+from rproxy.downstream.http_factory import HttpFactory, Serving
 from rproxy.downstream.http_server import PREFACE as FIRST
 from rproxy.downstream.http_server import HttpServer
 from rproxy.downstream.http_watch import HttpLimits
 from rproxy.interfaces import Arrival
-from rproxy.wire.address import Inet
+from rproxy.policy.networks import NetworkSet
+from rproxy.sites import Sites
+from rproxy.wire.address import Address, Inet, Unix
 from rproxy.wire.http2_frames import PREFACE
+from rproxy.wire.message import Headers
 from tests.http2_world import Http2World
 from tests.http_world import GET, OK, SLACK, Stream, making, statuses_of
 from tests.wire.http2_talk import GOAWAY, SETTINGS, frame, head, said, settings
@@ -191,3 +194,82 @@ def test_a_half_close_reaches_whoever_serves(world: Http2World) -> None:
     client.wire.finish()
     client.take()
     assert client.closed == b"<end>"
+
+
+# -- what is said about clients
+
+CLIENT, HERE = Inet("192.0.2.1", 1), Inet("192.0.2.9", 443)
+CLAIMS = Headers([(b"X-Forwarded-For", b"198.51.100.7")])
+
+
+def arrived(client: Address = CLIENT, local: Address = HERE, shown: Any = None) -> Arrival:
+    return Arrival("tcp:443", client, client, local=local, shown=shown)
+
+
+class Shown:
+    """Stands for a verified certificate."""
+
+    def __init__(self, subject: str) -> None:
+        self.told = subject, subject.encode()
+
+
+@pytest.fixture
+def serving() -> Serving:
+    return Serving(Sites({}, {}), HttpLimits(), NetworkSet())
+
+
+def test_who_is_trusted_is_asked_anew_for_each_connection(serving: Serving) -> None:
+    """A reload sets it; connections that were there before keep what they have."""
+    first = serving.facts(arrived(), True, None)
+    serving.trusted = NetworkSet(["192.0.2.0/24"])
+    second = serving.facts(arrived(), True, None)
+    serving.trusted = NetworkSet(["10.0.0.0/8"])
+    third = serving.facts(arrived(), True, None)
+    assert [each.is_trusted for each in (first, second, third)] == [False, True, False]
+    told = [each.forwarded_for(CLAIMS) for each in (first, second, third)]
+    assert told == [b"192.0.2.1", b"198.51.100.7, 192.0.2.1", b"192.0.2.1"]
+    shared = [each.shared for each in (first, second, third)]
+    assert None not in shared
+    assert len({id(each) for each in shared}) == 3, "nothing that was kept is used under other rules"
+
+
+def test_a_client_s_connections_to_a_port_share_what_they_have_in_common(serving: Serving) -> None:
+    first = serving.facts(arrived(), True, None)
+    again = serving.facts(arrived(Inet(CLIENT.host, 2)), True, None)
+    assert first is not again
+    assert first.memory is not again.memory
+    assert first.shared is again.shared is not None
+    for other in (
+        serving.facts(arrived(Inet("192.0.2.2", 1)), True, None),
+        serving.facts(arrived(), False, None),
+        serving.facts(arrived(local=Inet("192.0.2.9", 8443)), True, None),
+    ):
+        assert other.shared is not first.shared
+
+
+def test_who_has_shown_a_certificate_shares_nothing(serving: Serving) -> None:
+    plain = serving.facts(arrived(), True, None)
+    bob, eve = (serving.facts(arrived(shown=Shown(name)), True, None) for name in ("CN=bob", "CN=eve"))
+    assert (bob.subject, eve.subject, plain.subject) == ("CN=bob", "CN=eve", None)
+    assert bob.shared is eve.shared is None
+    assert dict(bob.pairs(CLAIMS))[b"X-Client-Cert-Subject"] == b"CN=bob"
+    assert b"X-Client-Cert-Subject" not in dict(plain.pairs(CLAIMS))
+
+
+def test_on_a_unix_socket_there_is_no_port(serving: Serving) -> None:
+    facts = serving.facts(arrived(Unix(b"/run/a"), Unix(b"/run/b")), False, None)
+    assert (facts.port, facts.https, facts.is_trusted) == (0, False, False)
+    serving.trusted = NetworkSet(["unix"])
+    assert serving.facts(arrived(Unix(b"/run/a"), Unix(b"/run/b")), False, None).is_trusted
+
+
+def test_connections_of_a_factory_read_what_others_have_sent(world: Http2World) -> None:
+    clients, peer = [world.connect() for _ in range(2)], None
+    for client in clients:
+        client.send(GET)
+        peer = peer or world.asked()
+        peer.send(OK)
+        assert client.read() == OK
+    one, other = (server._become for server in world.servers)
+    assert one.reader._facts is other.reader._facts
+    assert one.reader._facts.headers.shared

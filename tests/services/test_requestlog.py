@@ -138,6 +138,24 @@ def test_every_client_has_a_name_without_spaces_or_quotes(style, client):
     assert line.isascii()
 
 
+@pytest.mark.parametrize(
+    ("address", "host", "name", "text"),
+    [
+        (inet("192.0.2.7", 1234), "192.0.2.7", "192.0.2.7:1234", "192.0.2.7:1234"),
+        (inet("::ffff:192.0.2.7", 0), "192.0.2.7", "192.0.2.7:0", "192.0.2.7:0"),
+        (inet("2001:db8::1", 9), "2001:db8::1", "[2001:db8::1]:9", "[2001:db8::1]:9"),
+        (inet("fe80::1%eth0", 9), "fe80::1%eth0", "[fe80::1%eth0]:9", "[fe80::1%eth0]:9"),
+        (Unix(b"/run/a b"), "unix:/run/a\\x20b", "unix:/run/a\\x20b", "unix:/run/a b"),
+        (Unix(b"\0a"), "unix:\\x00a", "unix:\\x00a", "unix:@a"),
+        (Unix(b""), "unix:", "unix:", "unix:"),
+    ],
+)
+def test_a_client_is_written_as_its_address_is(address, host, name, text):
+    client = Client(address)
+    assert (client.host, client.name, client.text) == (host, name, text)
+    assert client.text == str(address)
+
+
 @pytest.mark.parametrize("subject", ["CN=bob@admin", 'CN=a\\"b\\\\c\\,d', ""])
 def test_json_names_the_subject_of_a_client_certificate_where_there_is_one(subject):
     assert jsonlib.loads(written(changed(subject=subject), style="json"))["client_subject"] == subject

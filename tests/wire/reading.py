@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 from rproxy.errors import Refusal
 from rproxy.wire.http1 import RequestReader, ResponseReader
 from rproxy.wire.http1_body import MessageReader
+from rproxy.wire.http1_fields import Known
 from rproxy.wire.http1_write import chunk, framing_pairs, last_chunk, request_head
 from rproxy.wire.message import Framing, Headers, Request, Response
 
@@ -55,9 +56,9 @@ def request_with(*lines: bytes, version: bytes = b"1.1", start: bytes = b"POST /
     return request_of(start + b" HTTP/" + version + b"\r\nHost: a\r\n" + fields + b"\r\n")
 
 
-def requests(pieces: Iterable[bytes]) -> Transcript:
+def requests(pieces: Iterable[bytes], known: Known | None = None) -> Transcript:
     """All requests that `pieces` hold, read as eagerly as possible."""
-    return _drive(RequestReader(), pieces)
+    return _drive(RequestReader(known), pieces)
 
 
 def responses(pieces: Iterable[bytes], method: bytes = b"GET", upgrade: bool = False) -> Transcript:
