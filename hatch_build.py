@@ -132,10 +132,7 @@ FAILING = re.compile(
     r"^void (?:CPyError_OutOfMemory|CPy_(?:Raise|AddTraceback|AttributeError|TypeError\w*))\([^;]*", re.M
 )
 """Functions of mypyc's that are called for exceptions, as its header declares them."""
-RAISING = (
-    "__Pyx_AddTraceback(const char *, int, int, const char *)",
-    "__Pyx_RaiseArgtupleInvalid(const char *, int, Py_ssize_t, Py_ssize_t, Py_ssize_t)",
-)
+RAISING = re.compile(r"^static void __Pyx_(?:AddTraceback|RaiseArgtupleInvalid)\([^;{]*\)(?=;)", re.M)
 """The same of Cython's, which are in each of its files."""
 TOOLS = ("mypy", "cython", "setuptools", "twisted")
 """What is compiled depends on these too: mypyc comes with mypy, and reads the types of Twisted's classes."""
@@ -220,8 +217,9 @@ def _failing(scratch: Path) -> str:
     from mypyc.build import include_dir
 
     declared = FAILING.findall(Path(include_dir(), "CPy.h").read_text())
+    for twin in sorted((scratch / "c" / "rproxy" / "native").glob("*.c"))[:1]:
+        declared += RAISING.findall(twin.read_text())
     path = scratch / "failing.h"
-    declared += [f"static void {each}" for each in RAISING]
     lines = ["#include <Python.h>", *(f"{each} __attribute__((cold));" for each in declared)]
     path.write_text("\n".join(lines) + "\n")
     return str(path)

@@ -86,7 +86,9 @@ class _Entry(Deadline):
         self._bucket, self._number = bucket, number
 
     def drop(self) -> None:
-        self._bucket.pop(self._number, None)
+        bucket, number = self._bucket, self._number
+        if number in bucket:
+            del bucket[number]
 
 
 class _Timer(Deadline):

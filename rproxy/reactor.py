@@ -217,6 +217,7 @@ class ProxyReactor(EPollReactor):
                 self.watcher.run()
             except BaseException:  # as Twisted's
                 log.failure("Unexpected error in main loop")
+        log.info("Main loop terminated.")
 
     def doPoll(self, timeout: float | None) -> None:
         """As `doIteration`, under the name that Twisted's epoll reactor has for it."""

@@ -25,8 +25,8 @@ BULK: Final = 65536
 """Bytes after which a direction is taken for a bulk transfer; below it two splices cost more than a copy."""
 PIPE_SIZE: Final = 1 << 20
 """Bytes a pipe holds and one turn of the loop moves; the kernel's default, 64 KiB, costs 3 times the CPU."""
-ENDLESS: Final = 1 << 62
-"""The limit of a pump that has none."""
+ENDLESS: Final = 1 << 61
+"""The limit of a pump that has none; a larger number would be an object to compiled code."""
 IDLE_PIPES: Final = 16
 """Empty pipes kept for the next turn; each costs two file descriptors and, while empty, no memory."""
 SPLICE_FLAGS: Final = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)

@@ -78,6 +78,9 @@ class Written(RequestLog):
         super().__init__(cast(Any, LineBatch(Clock(), len, "nowhere", cast(Any, None))), style)
         self.lines: list[Served] = []
 
+    def plain(self, *told: Any) -> bool:
+        return False
+
     def served(self, request: Served, now: float) -> None:
         self.lines.append(request)
 

@@ -240,7 +240,10 @@ def test_a_turn_that_raises_is_logged_and_the_loop_goes_on(ours: Any, kind: type
     waits = Waits(ours, mistake, mistake, lambda: None)
     with LogLines() as lines:
         run(ours)
-    assert lines.texts("rproxy.reactor") == ["Unexpected error in main loop"] * 2
+    assert lines.texts("rproxy.reactor") == [
+        *["Unexpected error in main loop"] * 2,
+        "Main loop terminated.",
+    ]
     assert [event["log_failure"].type for event in lines.events if "log_failure" in event] == [kind] * 2
     assert waits.seconds[:4] == [LONGEST] * 4
 

@@ -64,6 +64,8 @@ class Serving:
     def __init__(self, sites: Sites, limits: HttpLimits, trusted: NetworkSet) -> None:
         self.sites, self.limits, self.trusted = sites, limits, trusted
         self._origins = Origins(trusted)
+        self.known = Known()
+        """What requests have said of late, whoever has sent them."""
 
     def facts(self, arrival: Arrival, secure: bool, transport: Any) -> ClientFacts:
         """What a connection's requests say about their client."""
@@ -111,7 +113,6 @@ class HttpFactory:
         self.watcher = watcher_of(reactor)
         self.deadlines, self.pipes = deadlines, pipes
         self.secure, self.random = secure, random
-        self.known = Known()
 
     def doStart(self) -> None:
         """Nothing to prepare; Twisted's ports call it."""

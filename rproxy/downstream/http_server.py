@@ -52,7 +52,7 @@ class HttpServer(ResponseWriter, Receiver):
         self.reactor, self.watcher, self.secure = factory.reactor, factory.watcher, factory.secure
         self.sites = factory.serving.sites
         self.connected = 0
-        self.reader = RequestReader(factory.known)
+        self.reader = RequestReader(factory.serving.known)
         self.tunnel: End | None = None
         # What has come while it may be the preface of HTTP/2; None once that is settled.
         self._first: bytes | None = None if arrival.alpn else b""

@@ -27,7 +27,7 @@ class HttpLimits:
     """A client's time, in seconds; `min_rate` is bytes per second, asked after `rate_grace`; 0: none.
 
     `shortest` is the shortest time limit of any route. Each route has its own for bodies and tunnels.
-    `streams` is how many requests at a time an HTTP/2 connection may have.
+    `streams` is how many requests at a time an HTTP/2 connection may have. Never changed once made.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ cdef double LONGEST = 86400.0
 def now():
     cdef timespec time
     clock_gettime(CLOCK_REALTIME, &time)
-    return <double>time.tv_sec + <double>time.tv_nsec * 1e-9
+    return <double>(time.tv_sec * 1000000000 + time.tv_nsec) / 1e9
 
 
 cdef inline int _control(int number, int change, int descriptor, unsigned int event) noexcept:
@@ -103,6 +103,7 @@ def turn(object poller, int number, double timeout, dict selectables, type reade
             PyErr_SetFromErrno(OSError)
         PyErr_CheckSignals()
         return
+    PyErr_CheckSignals()  # a busy loop may come by no bytecode, which looks for them otherwise
     for at in range(count):
         found = PyDict_GetItemWithError(selectables, events[at].data.fd)
         due[at] = found
@@ -122,12 +123,12 @@ def turn(object poller, int number, double timeout, dict selectables, type reade
 
 cdef inline _deliver(object selectable, object descriptor, unsigned int event, dict selectables, type readers,
                      object read, object serve, object stray, object failed):
-    cdef PyObject* now
+    cdef PyObject* found
     if selectable is None:
         stray(descriptor)
         return
-    now = PyDict_GetItemWithError(selectables, descriptor)
-    if now is not <PyObject*>selectable:
+    found = PyDict_GetItemWithError(selectables, descriptor)
+    if found is not <PyObject*>selectable:
         return
     if event == EPOLLIN and isinstance(selectable, readers):
         raised = False

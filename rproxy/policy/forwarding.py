@@ -1,7 +1,7 @@
 """Heads as they go on: a client's to a peer, a peer's to a client (RFC 9110 §7.6). Called by `exchange`.
 
-Once per request in both directions, so what stays the same on a connection is worked out once: the readers of
-`wire.http1` give the same `Headers` object for the same fields, and that is what is compared.
+Once per request in both directions, so what stays the same on a connection, or for a client, is worked out
+once: the readers of `wire.http1` give the same `Headers` object for the same fields, and that is compared.
 
 What frames the body is left out: the caller appends `http1_write.framing_pairs`.
 """
@@ -24,11 +24,13 @@ from rproxy.wire.message import EMPTY, Block, Fields, Framing, Headers, Pair, Re
 MAX_REMEMBERED: Final = 4096
 """Bytes of field values kept per connection: as for the reader, browsers send 600 to 1500 and we add 200."""
 MOST_ORIGINS: Final = 256
-"""Clients of late of which is kept what all their connections have in common: 2 MB at most."""
+"""Clients of late, each on one port, of which is kept what their connections have in common: 3 MB at most."""
 
 
 class Memory:
-    """The fields that went on last from one connection, to be used again if the next message has the same."""
+    """The fields that went on last from one connection or client, to be used again if the next message has
+    the same.
+    """
 
     __slots__ = ("_authority", "_block", "_headers", "_rewriter")
 
@@ -63,7 +65,7 @@ class Memory:
 class Origin:
     """What one client's connections to one port have in common; never changes, but for its memory."""
 
-    __slots__ = ("forwarded_for", "https", "is_trusted", "memory", "node", "pairs", "port")
+    __slots__ = ("forwarded_for", "is_trusted", "memory", "node", "pairs")
 
     def __init__(self, client: Address, https: bool, port: int, trusted: NetworkSet) -> None:
         """As `ClientFacts`."""
@@ -71,7 +73,6 @@ class Origin:
             self.node, self.is_trusted = client.host.partition("%")[0], client.host in trusted
         else:
             self.node, self.is_trusted = UNKNOWN, trusted.unix
-        self.https, self.port = https, port
         self.forwarded_for = b"" if self.node == UNKNOWN else self.node.encode("ascii")
         known = (self.forwarded_for,) if self.forwarded_for else ()
         self.pairs = _forwarding_pairs(known, https, port)
@@ -86,13 +87,13 @@ class Origins:
 
     def __init__(self, trusted: NetworkSet) -> None:
         self.trusted = trusted
-        self._known: dict[str, Origin] = {}
+        self._known: dict[tuple[str, bool, int], Origin] = {}
 
     def of(self, client: Address, https: bool, port: int) -> Origin:
         """What is known about a client on one of our ports."""
-        key = client.host if isinstance(client, Inet) else ""
+        key = client.host if isinstance(client, Inet) else "", https, port
         origin = self._known.get(key)
-        if origin is None or origin.https is not https or origin.port != port:
+        if origin is None:
             origin = Origin(client, https, port, self.trusted)
             if len(self._known) >= MOST_ORIGINS:
                 self._known.clear()
@@ -236,7 +237,7 @@ class RequestRewriter:
         return Fields(own, block)
 
     def _first(self, request: Request, client: ClientFacts) -> Block:
-        """What the connection's last request has not had, and perhaps another connection's."""
+        """What the connection has not sent last; another one of the client's may have."""
         headers, authority = request.headers, request.authority
         shared = client.shared if headers.shared else None
         block = None if shared is None else shared.recall(self, headers, authority)

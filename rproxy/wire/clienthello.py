@@ -48,7 +48,8 @@ class HelloReader:
     @property
     def received(self) -> bytes:
         """Every byte fed so far, also what follows the hello; to be replayed to the peer unmodified."""
-        return bytes(self._raw)
+        raw = self._raw
+        return raw if isinstance(raw, bytes) else bytes(raw)
 
     def feed(self, data: bytes) -> ClientHello | None:
         """The hello once it is complete, None before; not to be called again after a hello or a refusal.

@@ -1,8 +1,8 @@
 """The field section of an HTTP/1 head or trailer: bytes to `Headers`, and what its fields say about framing.
 
-Called by `http1` for each head it has not just seen on the same connection. Strict (RFC 9112 §5): what
-another parser could read differently is refused, never repaired. The refusals are those of a request;
-`http1.ResponseReader` turns them into `BadResponse`.
+Called by `http1` for each head it has not just seen on the same connection, or on another one of late.
+Strict (RFC 9112 §5): what another parser could read differently is refused, never repaired. The refusals are
+those of a request; `http1.ResponseReader` turns them into `BadResponse`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ MOST_KNOWN: Final = 256
 each time. They take 2 MB at most; when there are so many, remembering begins anew."""
 MAX_KNOWN: Final = 1024
 """Bytes of one of them. Longer ones are mostly browsers' with cookies, which are not remembered anyway."""
+MOST_KNOWN_FIELDS: Final = 24
+"""Fields of one of them: each takes 150 bytes besides what it says."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # One match per line and none across lines: that the matches are as many as the line ends proves that every
@@ -83,8 +85,13 @@ is_claim: Final = re.compile(
     | (?: x[\W_] )? (?: client[\W_]?cert | (?: ssl | tls )[\W_]client | ssl[\W_]cert )
     | x[\W_]arr[\W_]clientcert | x[\W_]amzn[\W_]mtls"""
 ).match
-# What is secret stays with its connection.
-_CREDENTIALS: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie"))
+# Fields in which nothing is secret: what else a client says is forgotten with its connection.
+_OPEN: Final = frozenset(
+    b"host connection user-agent accept accept-charset accept-encoding accept-language cache-control pragma"
+    b" content-type content-length transfer-encoding te expect keep-alive dnt priority sec-gpc sec-ch-ua"
+    b" sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user"
+    b" upgrade-insecure-requests x-requested-with".split()
+)
 _OPTIONS: Final = {value: frozenset([value]) for value in (b"keep-alive", b"close", b"upgrade")}
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
@@ -147,13 +154,14 @@ class Known:
         self._facts: dict[bytes, Facts] = {}
 
     def read(self, block: bytes) -> Facts:
-        """As `read_facts`; those with credentials are not kept."""
+        """As `read_facts`; only those with nothing but usual fields are kept."""
         if len(block) > MAX_KNOWN:
             return read_facts(block)
         facts = self._facts.get(block)
         if facts is None:
             facts = read_facts(block)
-            if _CREDENTIALS.isdisjoint(facts.headers.names):
+            names = facts.headers.names
+            if len(names) <= MOST_KNOWN_FIELDS and _OPEN.issuperset(names):
                 if len(self._facts) >= MOST_KNOWN:
                     self._facts.clear()
                 facts.headers.shared = True

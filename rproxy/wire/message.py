@@ -1,7 +1,7 @@
 """HTTP messages as values, the same for every version; made by the codecs, read by everything above them.
 
 Nothing here has a clock, a socket or a limit. Everything is bytes, as on the wire. `Headers` may be shared
-between messages of one connection (see `http1.MessageReader`), so nothing in it is ever changed in place.
+between messages and connections (see `http1_fields.Known`), so nothing in it is ever changed in place.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Headers:
 
 
 class Block:
-    """Fields that messages of one connection have in common, with what HTTP/1 writes for them."""
+    """Fields that messages of one client or peer have in common, with what HTTP/1 writes for them."""
 
     __slots__ = ("lines", "pairs")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rproxy.wire.http1 import MAX_REMEMBERED, RequestReader
-from rproxy.wire.http1_fields import MAX_KNOWN, MOST_KNOWN, Facts, Known, read_facts
+from rproxy.wire.http1_fields import MAX_KNOWN, MOST_KNOWN, MOST_KNOWN_FIELDS, Facts, Known, read_facts
 from rproxy.wire.message import BadRequest, Request
 from tests.wire.reading import PARTS, requests
 
@@ -27,7 +29,7 @@ def kept(known: Known) -> dict[bytes, Facts]:
 
 def padded(size: int) -> bytes:
     """A block of so many bytes."""
-    start = PLAIN + b"X: "
+    start = PLAIN + b"User-Agent: "
     return start + b"x" * (size - len(start) - 2) + b"\r\n"
 
 
@@ -36,9 +38,9 @@ GOOD = [
     PLAIN,
     b"Host: a\r\nContent-Length: 5\r\n",
     b"Host: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
-    b"Host: a\r\nConnection: upgrade, x\r\nUpgrade: websocket\r\nX: 1\r\n",
-    b"Host: a\r\nX: behind it \t\r\n",
-    b"Host: a\r\nX-Cookie: a\r\nSet-Cookie: b\r\nX-Authorization: c\r\nWWW-Authenticate: d\r\n",
+    b"Host: a\r\nConnection: keep-alive, te\r\nTE: trailers\r\nAccept: 1\r\n",
+    b"Host: a\r\nAccept: behind it \t\r\n",
+    b"Host: a\r\n" + b"ACCEPT: a\r\n" * (MOST_KNOWN_FIELDS - 1),
 ]
 
 
@@ -55,7 +57,7 @@ def test_what_comes_again_is_the_same_object(block: bytes) -> None:
 
 def test_what_differs_in_a_byte_is_another() -> None:
     known = Known()
-    blocks = [PLAIN, PLAIN.replace(b"a", b"b"), PLAIN.replace(b"H", b"h"), PLAIN + b"A:\r\n", PLAIN[9:]]
+    blocks = [PLAIN, PLAIN.replace(b"a", b"b"), PLAIN.replace(b"H", b"h"), PLAIN + b"DNT:\r\n", PLAIN[9:]]
     assert len({id(known.read(block)) for block in blocks}) == len(blocks)
     for block in blocks:
         assert said(known.read(block)) == said(read_facts(block))
@@ -68,6 +70,7 @@ def test_those_that_know_are_each_for_themselves() -> None:
 
 CREDENTIALS = b"Cookie cookie COOKIE cOOKIE Authorization AUTHORIZATION authorization".split() + (
     b"Proxy-Authorization proxy-authorization PROXY-Authorization".split()
+    + b"X-Api-Key X-Auth-Token Referer X-Forwarded-For Sec-WebSocket-Key If-None-Match X".split()
 )
 
 
@@ -96,6 +99,20 @@ def test_long_ones_are_not_kept() -> None:
         assert (known.read(block) is known.read(block)) is stays
         assert known.read(block).headers.shared is stays
     assert [len(block) for block in kept(known)] == [MAX_KNOWN]
+    many = PLAIN + b"DNT:\r\n" * (MOST_KNOWN_FIELDS - 1)
+    assert known.read(many) is not known.read(many)
+
+
+def test_what_is_kept_is_small() -> None:
+    known = Known()
+    tracemalloc.start()
+    for number in range(MOST_KNOWN):
+        fields = b"DNT: %0*d\r\n" % (MAX_KNOWN // MOST_KNOWN_FIELDS - 7, number)
+        known.read(fields * MOST_KNOWN_FIELDS)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept(known)) == MOST_KNOWN
+    assert size < 2_000_000
 
 
 @pytest.mark.parametrize(
@@ -126,7 +143,7 @@ def test_what_is_refused_is_refused_each_time(block: bytes) -> None:
 def test_with_so_many_remembering_begins_anew() -> None:
     """A stranger can send any number of them."""
     known = Known()
-    blocks = [b"Host: a\r\nX: %d\r\n" % number for number in range(MOST_KNOWN)]
+    blocks = [b"Host: a\r\nDNT: %d\r\n" % number for number in range(MOST_KNOWN)]
     first = [known.read(block) for block in blocks]
     assert [known.read(block) for block in blocks] == first
     assert len(kept(known)) == MOST_KNOWN
@@ -138,7 +155,7 @@ def test_with_so_many_remembering_begins_anew() -> None:
     assert again is not first[0]
     assert said(again) == said(first[0])
     for number in range(10 * MOST_KNOWN):
-        known.read(b"Host: a\r\nY: %d\r\n" % number)
+        known.read(b"Host: a\r\nTE: %d\r\n" % number)
         assert len(kept(known)) <= MOST_KNOWN
 
 
@@ -183,13 +200,11 @@ def test_secrets_are_never_another_connection_s() -> None:
 def test_a_version_or_target_says_more_than_the_fields_that_are_shared() -> None:
     """What one request makes of them is no other's."""
     known = Known()
-    block = (
-        b"Host: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
-    )
+    block = b"Host: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
     starts = b"POST / HTTP/1.1", b"POST / HTTP/1.0", b"POST http://A:80/ HTTP/1.1", b"POST / HTTP/1.1"
     new, old, absolute, again = heads_of(known, *(start + b"\r\n" + block for start in starts))
     assert new.headers is old.headers is absolute.headers is again.headers
-    assert [each.upgrade for each in (new, old, again)] == [b"x", b"", b"x"]
+    assert [each.keep_alive for each in (new, old, again)] == [True, False, True]
     assert [each.expects_continue for each in (new, old, again)] == [True, False, True]
     assert [each.authority for each in (new, absolute, again)] == [b"a", b"A:80", b"a"]
 
