@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
 
 WORKERS = 16
 """More than anybody starts."""
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS
+PORTS = cycle(random.sample(range(20000 + WORKER, 32000, WORKERS), 750))
+"""Of this worker, each once before one comes again: some are asked for long before they are listened on."""
 
 
 def free_port() -> int:
@@ -49,15 +53,14 @@ def free_port() -> int:
 
     pytest's workers each have ports of their own: two of them might find the same one free.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS
-    while True:
-        port = random.randrange(20000 + worker, 32000, WORKERS)
+    for port in PORTS:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("there is always another one")
 
 
 def environment(**more: str) -> dict[str, str]:
