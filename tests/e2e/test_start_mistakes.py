@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import subprocess
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_standard_input_that_is_no_socket(tmp_path: Path) -> None:
 
 
 def test_standard_input_that_is_closed(tmp_path: Path) -> None:
-    words = " ".join(map(str, [*RPROXY, "run", "--hosts", tmp_path]))
+    words = shlex.join(map(str, [*RPROXY, "run", "--hosts", tmp_path]))
     refused(run(["sh", "-c", f"exec {words} <&-"]), "fd:0")
 
 

@@ -70,7 +70,7 @@ def serves(program: Program, port: int) -> None:
 )
 def test_in_the_foreground(programs: Programs, serving: Serving, config: Path, words: list[str]) -> None:
     port = written(config, serving)
-    verb = ["run"] if "rproxy.command" in words else ["rproxy"]
+    verb = ["run"] if words is RPROXY else ["rproxy"]
     serves(programs.start([*words, *verb, "--config", config], "program", cwd=config.parent), port)
 
 
