@@ -106,19 +106,22 @@ async def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def open_files() -> int:
-    """The sockets and pipes of this process; not the file that Twisted keeps open for bad times.
+def open_files(*kinds: str) -> frozenset[tuple[str, str]]:
+    """The sockets and pipes of this process, each as its number and its inode; or what begins otherwise.
 
-    Those of earlier tests that only wait for the collector are none of this test's.
+    A set and not a count: what an earlier test left to the reactor may close while a later one runs, and
+    only what is new was left by it (`open_files() <= before`). What waits for the collector is nobody's.
     """
     gc.collect()
-    count = 0
+    found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
-            count += os.readlink(f"/proc/self/fd/{number}").startswith(("socket:", "pipe:"))
+            link = os.readlink(f"/proc/self/fd/{number}")
         except OSError:  # the directory's own
-            pass
-    return count
+            continue
+        if link.startswith(kinds or ("socket:", "pipe:")):
+            found.add((number, link))
+    return frozenset(found)
 
 
 class Wire:

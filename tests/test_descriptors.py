@@ -103,12 +103,12 @@ def test_files_for_who_wants_none_are_closed_and_that_is_said(
     place: Hands, tmp_path: Path, file: int
 ) -> None:
     server, client = connected(place, tmp_path, Made(), Made())
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files("/", "socket:", "pipe:")
     with LogLines() as lines:
         client.transport.sendFileDescriptor(file)
         client.transport.write(b"with a file")
         place.until(lambda: server.octets == b"with a file")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files("/", "socket:", "pipe:") <= before
     (line,) = lines.texts("rproxy.descriptors")
     assert line.startswith("Remembering takes no open files")
 
@@ -213,7 +213,7 @@ def test_a_lost_socket_is_a_lost_connection_and_leaves_nothing_open(file: int) -
     ours.transport.write(b"x")
     ours.loop.spin()
     assert ours.protocol.calls[-1] == "lost"
-    assert open_files() == files
+    assert open_files() <= files
     fcntl.fcntl(file, fcntl.F_GETFD)  # the sender's own is the sender's to close
 
 

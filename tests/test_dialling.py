@@ -75,7 +75,7 @@ def test_a_refusal_is_one_failure_and_leaves_nothing_open(place: Hands) -> None:
     made, files = Made(), open_files()
     place.reactor.connectTCP("127.0.0.1", dead_port(), made)
     assert isinstance(failed(place, made), ConnectionRefusedError)
-    assert open_files() == files
+    assert open_files() <= files
     assert place.reactor.getDelayedCalls() == [], "the deadline is gone"
 
 
@@ -182,7 +182,7 @@ def test_a_place_that_is_taken_fails_the_attempt_later(place: Hands, listening: 
     place.reactor.connectTCP("127.0.0.1", 9, made, bindAddress=listening.getsockname())
     assert made.failures == []
     assert isinstance(failed(place, made), ConnectBindError)
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_lack_of_descriptors_fails_the_attempt(place: Hands, monkeypatch: pytest.MonkeyPatch) -> None:

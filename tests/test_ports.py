@@ -54,7 +54,7 @@ def test_a_port_serves_with_the_reactor_s_transports_until_it_is_stopped(place: 
     place.until(lambda: pair.client.octets == b"goes on")
     pair.serving.abortConnection()
     place.until(lambda: pair.client.reason and pair.server.reason)
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_port_that_is_taken_cannot_be_listened_on(place: Hands, listening: socket.socket) -> None:
@@ -178,7 +178,7 @@ def test_an_adopted_connection_that_nobody_wants_is_none(place: Hands) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert place.reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, made) is None
-    assert open_files() == files
+    assert open_files() <= files
 
 
 @pytest.mark.parametrize("adopt", ["adoptStreamPort", "adoptStreamConnection"])

@@ -155,7 +155,7 @@ class Making:
         return self.setups[-1]
 
 
-async def nothing_left(files: int) -> None:
+async def nothing_left(files: frozenset[tuple[str, str]]) -> None:
     await until(lambda: open_files() <= files)
 
 

@@ -171,7 +171,7 @@ async def line() -> Any:
     line = Line()
     yield line
     line.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 class BadSplice:
@@ -252,7 +252,7 @@ def test_a_loss_delivers_a_prefix_ends_both_sides_and_leaks_nothing(
         assert (line.pump._pipe, line.loop.getDelayedCalls()) == (None, [])
     finally:
         line.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def fill(line: Line) -> None:
@@ -300,7 +300,8 @@ def test_stopping_closes_a_pipe_that_holds_bytes(line: Line) -> None:
     files, returned = open_files(), line.pipes.returned
     line.pump.stop()
     line.pump.stop()
-    assert (open_files(), line.pipes.returned, line.pipes.dropped) == (files - 2, returned, 1)
+    assert (line.pipes.returned, line.pipes.dropped) == (returned, 1)
+    assert len(files - open_files()) == 2
     assert (line.source.reads, line.sink.writes) == (None, None)
 
 
@@ -330,9 +331,9 @@ def test_only_so_many_idle_pipes_are_kept() -> None:
     taken = [pipe for _ in range(IDLE_PIPES + 5) if (pipe := pipes.take())]
     for pipe in taken:
         pipes.give_back(pipe)
-    assert open_files() == files + 2 * IDLE_PIPES
+    assert len(open_files() - files) == 2 * IDLE_PIPES
     pipes.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_pipe_holds_as_much_as_one_turn_moves() -> None:
@@ -356,7 +357,7 @@ def test_where_no_pipe_is_to_be_had_the_bytes_are_copied() -> None:
     assert line.pipes.take() is None
     assert line.carry(content(1_000_000)) == content(1_000_000)
     line.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 @given(st.integers(0, 2**32), st.integers(1, 300_000), st.integers(0, 100_000))

@@ -201,11 +201,8 @@ def test_close_is_over_when_it_returns(before: str) -> None:
     if before:
         getattr(pair.transport, before)()
     pair.transport.close()
-    assert (pair.protocol.calls[-1], pair.protocol.reason, open_files()) == (
-        "lost",
-        ConnectionDone,
-        files - 1,
-    )
+    assert (pair.protocol.calls[-1], pair.protocol.reason) == ("lost", ConnectionDone)
+    assert len(files - open_files()) == 1
     assert pair.settle() == b"last words<end>"
     assert (pair.loop.readers, pair.loop.writers) == (set(), set())
     pair.close()
@@ -264,7 +261,7 @@ def test_cut_resets_and_is_over_when_it_returns() -> None:
     pair.transport.write(b"x" * 3_000_000)
     pair.transport.cut()
     assert (pair.protocol.calls, pair.protocol.reason) == (["made", "lost"], ConnectionAborted)
-    assert open_files() == files - 1
+    assert len(files - open_files()) == 1
     assert (pair.loop.readers, pair.loop.writers) == (set(), set())
     assert len(pair.settle()) < 3_000_000
     pair.close()

@@ -133,7 +133,7 @@ def test_who_is_refused_is_closed_at_once(port: Port) -> None:
     port.connect()
     port.loop.spin()
     assert port.clients[0].recv(1) == b""
-    assert open_files() == files + 1
+    assert len(open_files() - files) == 1
 
 
 def test_a_mistake_in_one_connection_does_not_close_the_port(port: Port) -> None:
@@ -187,7 +187,7 @@ def test_what_was_built_hears_of_the_end_of_a_connection_that_failed(port: Port,
     assert (built.lost, len(log.texts("rproxy.services.accepting"))) == (1, 1)
     assert port.loop.readers == {port.port}
     port.clients.pop().close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def full() -> None:

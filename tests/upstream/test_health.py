@@ -94,7 +94,7 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_peer_begins_healthy_and_is_asked_at_once(bench: Bench) -> None:

@@ -51,7 +51,7 @@ def test_outbound_connects_and_serves() -> None:
         assert connecting.outbound.logPrefix() == "Outbound"
         connecting.outbound.close()
         assert protocol.calls[-1] == "lost"
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_outbound_over_ipv6_and_unix(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_outbound_that_is_refused_settles_with_the_errno_and_closes(tmp_path: Pa
         assert Connecting(socket.AF_INET, bound.getsockname()).settle() == errno.ECONNREFUSED
     assert Connecting(socket.AF_UNIX, str(tmp_path / "no")).settle() == errno.ENOENT
     assert Connecting(socket.AF_UNIX, "/" + "x" * 200).settle() == errno.ENAMETOOLONG
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def waiting() -> tuple[Connecting, list[socket.socket]]:
@@ -110,7 +110,7 @@ def test_an_attempt_may_be_abandoned_and_nothing_is_called() -> None:
     assert (connecting.codes, connecting.loop.writers) == ([], set())
     for sock in others:
         sock.close()
-    assert open_files() == files
+    assert open_files() <= files
 
 
 def test_a_hang_up_while_connecting_is_a_failed_attempt() -> None:
