@@ -2,8 +2,9 @@
 
 Twisted gives every event a logging context: seven calls before the transport's own. Here an
 event is one look-up and one call, made in C (see `native.events`); what goes wrong is logged with the
-transport's name all the same. Everything else is `EPollReactor`'s. `twistd -r epoll rproxy …` leaves
-it out: that is the slow twin. Measured by `sni_conn` and `h1` in bench/.
+transport's name all the same. The main loop looks once in a turn for calls that are due, Twisted's
+twice. Everything else is `EPollReactor`'s. `twistd -r epoll rproxy …` leaves it out: that is the slow
+twin. Measured by `sni_conn` and `h1` in bench/.
 """
 
 from __future__ import annotations

@@ -45,9 +45,22 @@ class Hands:
     def close(self) -> None:
         self.reactor.disconnectAll()
         self.settle()
-        self.reactor._poller.close()
-        for number in (self.reactor.waker.i, self.reactor.waker.o):
-            os.close(number)
+        _close(self.reactor, self.reactor._poller)
+
+
+def fresh(kind: type) -> Iterator[Any]:
+    """For a fixture: a reactor of this kind, which may be given another poller meanwhile."""
+    reactor: Any = kind()
+    poller = reactor._poller
+    yield reactor
+    _close(reactor, poller)
+
+
+def _close(reactor: Any, poller: Any) -> None:
+    """What a reactor keeps open for itself."""
+    poller.close()
+    for number in (reactor.waker.i, reactor.waker.o):
+        os.close(number)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from rproxy.reactor import ProxyReactor
 from tests.fakes import LogLines
+from tests.hands import fresh
 from tests.native.twins import one_for
 
 WAYS = (ProxyReactor, EPollReactor)
@@ -69,21 +70,12 @@ class Selectable:
 
 @pytest.fixture(params=WAYS, ids=["ours", "Twisted's"])
 def loop(request: Any) -> Iterator[Any]:
-    yield from made(request.param)
+    yield from fresh(request.param)
 
 
 @pytest.fixture
 def ours() -> Iterator[Any]:
-    yield from made(ProxyReactor)
-
-
-def made(kind: Any) -> Iterator[Any]:
-    reactor = kind()
-    poller = reactor._poller
-    yield reactor
-    poller.close()
-    for number in (reactor.waker.i, reactor.waker.o):
-        os.close(number)
+    yield from fresh(ProxyReactor)
 
 
 def put(poller: Events, reactor: Any) -> None:

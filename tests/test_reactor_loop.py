@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from twisted.internet.epollreactor import EPollReactor
 
 from rproxy.reactor import LONGEST, ProxyReactor
 from tests.fakes import PATIENCE, LogLines
+from tests.hands import fresh
 
 WAYS = (ProxyReactor, EPollReactor)
 TOO_LONG = 5 * PATIENCE
@@ -23,26 +23,17 @@ TOO_LONG = 5 * PATIENCE
 
 @pytest.fixture(params=WAYS, ids=["ours", "Twisted's"])
 def loop(request: Any) -> Iterator[Any]:
-    yield from made(request.param)
+    yield from fresh(request.param)
 
 
 @pytest.fixture
 def ours() -> Iterator[Any]:
-    yield from made(ProxyReactor)
+    yield from fresh(ProxyReactor)
 
 
 @pytest.fixture
 def twisted() -> Iterator[Any]:
-    yield from made(EPollReactor)
-
-
-def made(kind: Any) -> Iterator[Any]:
-    reactor = kind()
-    poller = reactor._poller
-    yield reactor
-    poller.close()
-    for number in (reactor.waker.i, reactor.waker.o):
-        os.close(number)
+    yield from fresh(EPollReactor)
 
 
 def run(reactor: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -20,3 +21,14 @@ def twins_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Twins]
         return Twins(loaded(f"{name}_in_python", NATIVE / f"{name}.py"), compiled)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def sockets(twins_of: Callable[[str], Twins]) -> Twins:
+    return twins_of("sockets")
+
+
+@pytest.fixture(params=["python", "compiled"])
+def one(request: pytest.FixtureRequest, sockets: Twins) -> Any:
+    """One of the twins of `sockets`."""
+    return getattr(sockets, request.param)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.native.twins import Twins, outcome, patient
+from tests.native.twins import Twins, outcome, patient, told
 
 BOTH = EPOLLIN | EPOLLOUT
 OTHER = {EPOLLIN: EPOLLOUT, EPOLLOUT: EPOLLIN}
@@ -37,13 +37,13 @@ class Tables:
         return self.poller, number, self.watched[event], self.watched[OTHER[event]], self.selectables
 
     def add(self, number: int, event: int, selectable: Any = "somebody") -> Any:
-        return told(lambda: self.one.add(*self._for(event), number, selectable, event, BOTH))
+        return told(self.one.add, *self._for(event), number, selectable, event, BOTH)
 
     def remove(self, number: int, event: int) -> Any:
-        return told(lambda: self.one.remove(*self._for(event), number, OTHER[event]))
+        return told(self.one.remove, *self._for(event), number, OTHER[event])
 
     def forget(self, number: int) -> Any:
-        return told(lambda: self.one.forget(*self.watched.values(), self.selectables, number))
+        return told(self.one.forget, *self.watched.values(), self.selectables, number)
 
     @property
     def state(self) -> tuple[set[int], set[int], dict[int, Any]]:
@@ -58,16 +58,6 @@ class Tables:
 
     def told(self) -> list[tuple[int, int]]:
         return self.poller.poll(0)
-
-
-def told(call: Callable[[], Any]) -> Any:
-    """What it gives, or what it raises: of `OSError`, the number."""
-    try:
-        return call()
-    except OSError as problem:
-        return type(problem), problem.errno
-    except Exception as problem:
-        return type(problem)
 
 
 @pytest.fixture(scope="module")

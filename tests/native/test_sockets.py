@@ -64,16 +64,6 @@ def prepared(ours: socket.socket, theirs: socket.socket) -> Pair:
     return Pair(ours, theirs)
 
 
-@pytest.fixture(scope="module")
-def sockets(twins_of: Callable[[str], Twins]) -> Twins:
-    return twins_of("sockets")
-
-
-@pytest.fixture(params=["python", "compiled"])
-def one(request: pytest.FixtureRequest, sockets: Twins) -> Any:
-    return getattr(sockets, request.param)
-
-
 @pytest.fixture(params=[over_unix, over_tcp], ids=["unix", "tcp"])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Pair]]:
     """Makes pairs that end with the test."""

@@ -14,19 +14,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.programs import until
-from tests.native.twins import Twins
+from tests.native.twins import Twins, told
 
 UNDER_WAY = (errno.EINPROGRESS, errno.EALREADY)
-
-
-@pytest.fixture(scope="module")
-def sockets(twins_of: Callable[[str], Twins]) -> Twins:
-    return twins_of("sockets")
-
-
-@pytest.fixture(params=["python", "compiled"])
-def one(request: pytest.FixtureRequest, sockets: Twins) -> Any:
-    return getattr(sockets, request.param)
 
 
 @pytest.fixture
@@ -45,14 +35,6 @@ def make() -> Iterator[Callable[[int], socket.socket]]:
 
 
 Make = Callable[[int], socket.socket]
-
-
-def told(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What it gives, or the kind of what it raises and the number of that."""
-    try:
-        return call(*arguments)
-    except Exception as problem:
-        return type(problem), getattr(problem, "errno", None)
 
 
 def connect(one: Any, sock: socket.socket, place: Any) -> int:

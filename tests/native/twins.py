@@ -100,3 +100,13 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as problem:
         return "raises", type(problem)
     return type(gives), gives
+
+
+def told(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, or the type of what it raises; of `OSError`, that and the number."""
+    try:
+        return call(*arguments)
+    except OSError as problem:
+        return type(problem), problem.errno
+    except Exception as problem:
+        return type(problem)
